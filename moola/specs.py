@@ -1,0 +1,120 @@
+"""Job specs: what a job reads, does and writes. Every field has a bound; an unknown field is refused, not ignored."""
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moola.errors import DataError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Spec(BaseModel):
+    """Base of all specs: strict about names, immutable once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureConfig(Spec):
+    """Constants of the 11 features; the defaults are the published definition, to the last bit."""
+
+    ema_range_period: int = Field(20, ge=1, le=10_000, description="bars in the moving average of the range")
+    atr_period: int = Field(10, ge=1, le=10_000, description="bars in the average true range")
+    zigzag_k: Positive = Field(1.2, description="a swing is confirmed when the close comes back this many ATR")
+    hybrid_confirm_lookback: int = Field(5, ge=0, le=10_000, description="age in bars up to which the candidate counts")
+    hybrid_min_retrace_atr: Positive | None = Field(
+        0.5, description="ATR from the candidate that also confirm a swing; null switches this rule off"
+    )
+    eps: Positive = Field(1e-6, description="smallest range and smallest average range that is divided by, in price")
+
+
+class MarketConfig(Spec):
+    """The synthetic market of `moola.synthetic`: a session calendar, NQ-like moments, planted moves."""
+
+    seed: int = Field(0, ge=0, description="same seed, same bars")
+    start: date = Field(date(2025, 1, 6), description="first trading day")
+    end: date = Field(date(2025, 3, 28), description="last trading day")
+
+
+class SplitConfig(Spec):
+    """Where train, validation and test end. No bar belongs to two splits.
+
+    With dates, a split ends with the last bar of that day (UTC). Any date given makes the splits go by date, the
+    others taking their default. With none given the default dates hold where the bars reach past `test_end`,
+    else `fractions` of the bars.
+    """
+
+    train_end: date | None = Field(None, description="last day of training (2024-12-31 where the bars reach so far)")
+    val_end: date | None = Field(None, description="last day of validation (2025-03-31)")
+    test_end: date | None = Field(None, description="last day of test (2025-06-30)")
+    fractions: tuple[float, float, float] = Field((0.70, 0.15, 0.15), description="train, validation, test")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        given = [d for d in (self.train_end, self.val_end, self.test_end) if d is not None]
+        if given != sorted(set(given)):
+            raise ValueError(f"train_end < val_end < test_end, got {' / '.join(map(str, given))}")
+        if any(f <= 0 for f in self.fractions) or abs(sum(self.fractions) - 1) > 1e-9:
+            raise ValueError(f"fractions must be positive and sum to 1, got {self.fractions}")
+        return self
+
+
+class PrecomputeSpec(Spec):
+    """Bars in; features, windows, mask and splits out."""
+
+    job: Literal["precompute"] = "precompute"
+    bars: str | None = Field(None, description="path, file:// or s3:// of a parquet or CSV file; null: synthetic bars")
+    timezone: str | None = Field(None, description="zone of naive times, such as America/New_York; converted to UTC")
+    on_bad_bars: Literal["fail", "drop"] = Field("fail", description="refuse bad bars, or drop them (at most 1 %)")
+    synthetic: MarketConfig = Field(default_factory=MarketConfig, description="the market made when bars is null")
+    features: FeatureConfig = Field(default_factory=FeatureConfig)
+    splits: SplitConfig = Field(default_factory=SplitConfig)
+    windows: Literal["stored", "virtual"] = Field(
+        "stored", description="virtual leaves features_11d.npy out of the run; pull rebuilds it to the recorded sha256"
+    )
+
+
+JobSpec = PrecomputeSpec
+JOBS: dict[str, type[JobSpec]] = {"precompute": PrecomputeSpec}
+
+
+def read_spec(job: str, path: Path, overrides: dict[str, Any] | None = None) -> JobSpec:
+    """The spec in a YAML file, with dotted overrides such as {"features.zigzag_k": 1.5} on top.
+
+    Raises DataError that names the file, the field's path, the rule and the value.
+    """
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"the spec must be a readable YAML file: {error} ({path})") from error
+    if not isinstance(data, dict):
+        raise DataError(f"a spec must be a mapping of fields, got {type(data).__name__} ({path})")
+    for field, value in (overrides or {}).items():
+        _set(data, field, value)
+    return parse_spec(job, data, place=str(path))
+
+
+def parse_spec(job: str, data: dict[str, Any], *, place: str) -> JobSpec:
+    """A validated spec; `place` says where `data` came from. Raises DataError."""
+    try:
+        return JOBS[job].model_validate(data)
+    except ValidationError as error:
+        faults = [f"{_path(e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        raise DataError(f"the {job} spec is not valid ({place}):\n  " + "\n  ".join(faults)) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "(whole spec)"
+
+
+def _set(data: dict[str, Any], field: str, value: Any) -> None:
+    *parents, name = field.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise DataError(f"{field} cannot be set: {parent} is {child!r}, not a group of fields")
+        data = child
+    data[name] = value
