@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from moola import WINDOW
 from moola.errors import DataError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -75,6 +76,50 @@ class PrecomputeSpec(Spec):
     windows: Literal["stored", "virtual"] = Field(
         "stored", description="virtual leaves features_11d.npy out of the run; pull rebuilds it to the recorded sha256"
     )
+
+
+class HindsightConfig(Spec):
+    """Constants of the hindsight labels (`moola.labels.hindsight_labels`): moves found with the future in view."""
+
+    atr_period: int = Field(20, ge=1, le=1_000, description="bars in the ATR, the last of them just before the move")
+    min_bars: int = Field(4, ge=1, le=80, description="shortest expansion")
+    max_bars: int = Field(16, ge=1, le=80, description="longest expansion")
+    min_net_atr: Positive = Field(4.0, description="least net move of an expansion, in ATR")
+    min_efficiency: float = Field(0.75, gt=0, le=1, description="least |net move| / path of an expansion")
+    state_bars: int = Field(24, ge=2, le=80, description="bars before the expansion that name its class")
+    max_range_atr: Positive = Field(4.5, description="consolidation: largest range of the state, in ATR")
+    min_leg_atr: Positive = Field(4.0, description="retracement: least leg in the expansion's direction, in ATR")
+    give_back: tuple[float, float] = Field((0.25, 0.75), description="retracement: fraction of the leg given back")
+    gap_minutes: int = Field(30, ge=1, le=10_000, description="a pause this long ends a session; no move spans one")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_bars > self.max_bars:
+            raise ValueError(f"min_bars <= max_bars, got {self.min_bars} > {self.max_bars}")
+        if self.state_bars + self.max_bars > WINDOW:
+            raise ValueError(
+                f"the state and the expansion must fit into {WINDOW} bars, got {self.state_bars} + {self.max_bars}"
+            )
+        if not 0 <= self.give_back[0] < self.give_back[1] <= 1:
+            raise ValueError(f"0 <= give_back[0] < give_back[1] <= 1, got {self.give_back}")
+        return self
+
+
+class LabelConfig(Spec):
+    """Where the labels come from and which classes there are. A label outside `classes` is refused."""
+
+    source: str = Field(
+        "hindsight", min_length=1, description="hindsight, planted (synthetic bars only), or a parquet or CSV file"
+    )
+    classes: tuple[str, ...] = Field(("consolidation", "retracement"), min_length=2, description="in logit order")
+    left_out_grades: tuple[str, ...] = Field(("D",), description="label grades that are left out, and counted")
+    hindsight: HindsightConfig = Field(default_factory=HindsightConfig)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.classes)) != len(self.classes) or not all(self.classes):
+            raise ValueError(f"classes must be distinct and not empty, got {self.classes}")
+        return self
 
 
 JobSpec = PrecomputeSpec

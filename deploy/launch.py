@@ -1,0 +1,324 @@
+"""The command line: submit jobs, follow them, check and fetch what they made.
+
+Exit codes: 0 done, 2 usage, 3 bad input, 4 artifact missing or corrupt, 5 training diverged, 6 launch refused,
+75 try again, 124 time limit, 130 cancelled (Ctrl-C), 143 terminated (SIGTERM).
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+
+import typer  # noqa: E402
+
+from moola.errors import MoolaError  # noqa: E402
+
+if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help stays quick
+    from moola.store import Store
+
+    from deploy.settings import Settings
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+store_app = typer.Typer(help="Look after the store.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, or the start of it")]
+StoreOption = Annotated[str | None, typer.Option(help="s3://bucket/prefix or file:///dir  [MOOLA_STORE]")]
+WorkOption = Annotated[Path | None, typer.Option(help="scratch directory  [MOOLA_WORK]")]
+OnOption = Annotated[str | None, typer.Option("--on", help="where the job runs: local  [MOOLA_ON]")]
+SpecOption = Annotated[Path | None, typer.Option("--spec", help="a job spec (YAML) instead of the shipped one")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="set any field of the spec")]
+ForceOption = Annotated[bool, typer.Option("--force", help="compute even if the same run is committed")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="print what would run; send and write nothing")]
+
+
+@app.command()
+def precompute(
+    bars: Annotated[
+        str | None, typer.Option(help="parquet or CSV with 1-minute bars: a path, file:// or s3://")
+    ] = None,
+    timezone: Annotated[str | None, typer.Option(help="zone of naive times, such as America/New_York")] = None,
+    on_bad_bars: Annotated[str | None, typer.Option(help="fail | drop")] = None,
+    windows: Annotated[str | None, typer.Option(help="stored | virtual")] = None,
+    train_end: Annotated[str | None, typer.Option(help="last day of training, 2024-12-31")] = None,
+    val_end: Annotated[str | None, typer.Option(help="last day of validation")] = None,
+    test_end: Annotated[str | None, typer.Option(help="last day of test")] = None,
+    spec: SpecOption = None,
+    set_: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryOption = False,
+    on: OnOption = None,
+    store: StoreOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Bars in; 11 causal features, windows, mask and splits out, verified."""
+    flags = {
+        "bars": bars,
+        "timezone": timezone,
+        "on_bad_bars": on_bad_bars,
+        "windows": windows,
+        "splits.train_end": train_end,
+        "splits.val_end": val_end,
+        "splits.test_end": test_end,
+    }
+    from jobs.precompute import SPEC, prepare
+    from moola.specs import PrecomputeSpec, read_spec
+
+    settings = _settings(store, work, on)
+    overrides = {**_assignments(set_), **{k: v for k, v in flags.items() if v is not None}}
+    resolved = read_spec("precompute", spec or SPEC, overrides)
+    assert isinstance(resolved, PrecomputeSpec)
+    run_id, document, inputs = prepare(resolved, settings.work, force=force)
+    if dry_run:
+        _print_json({"run": run_id, "store": settings.store, "on": settings.on, "spec.json": document})
+        return
+    _launch(settings, "precompute", run_id, document, inputs)
+
+
+@app.command()
+def verify(
+    target: Annotated[str | None, typer.Argument(metavar="RUN_OR_DIR", help="a run, or a pulled directory")] = None,
+    features: Annotated[Path | None, typer.Option(help="a published features_11d.npy, with --metadata")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="its metadata.json")] = None,
+    bars: Annotated[Path | None, typer.Option(help="the bars: recompute the features and compare")] = None,
+    timezone: Annotated[str | None, typer.Option(help="zone of naive times in the bars")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Check a feature set; exit 4 if a check fails."""
+    from rich.console import Console
+
+    from moola.verify import FEATURES, METADATA, Files, FolderFiles, checks_table, features_table
+    from moola.verify import verify as run_checks
+
+    files: Files
+    if (features is None) != (metadata is None) or (features is None) == (target is None):
+        raise typer.BadParameter("give RUN_OR_DIR, or both --features and --metadata")
+    if features is not None and metadata is not None:
+        files, manifest = FolderFiles(Path(), {FEATURES: features, METADATA: metadata}), None
+    else:
+        files, manifest = _feature_set(str(target), store)
+    with _byte_bar("verify") as advance:
+        report = run_checks(
+            files, manifest=manifest, bars=bars, timezone=timezone, published=features is not None, on_progress=advance
+        )
+    console = Console()
+    if report.stats is not None:
+        console.print(features_table(report.stats))
+    console.print(checks_table(report))
+    failed = [check.name for check in report.checks if not check.passed]
+    console.print(
+        f"{len(report.checks) - len(failed)} checks passed, {len(failed)} failed"
+        + ("" if not failed else ": " + "; ".join(failed))
+    )
+    if failed:
+        raise typer.Exit(4)
+
+
+@app.command()
+def pull(
+    run: RunArgument,
+    dest: Annotated[Path | None, typer.Argument(help="directory; default ./RUN")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Fetch a run's artifacts, every digest checked; virtual windows are rebuilt to their recorded digest."""
+    from moola.runs import find_run, pull_files, require_manifest
+    from moola.windows import rebuild
+
+    store_ = _store(_settings(store))
+    run_id = find_run(store_, run)
+    manifest = require_manifest(store_, run_id)
+    dest = dest or Path(run_id)
+    with _byte_bar(f"pull {run_id}", sum(item["size"] for item in manifest["files"] + manifest["derived"])) as advance:
+        pull_files(store_, manifest, dest, advance)
+        for item in manifest["derived"]:
+            rebuild(dest, item, advance)
+    for item in manifest["files"] + manifest["derived"]:
+        typer.echo(f"{item['sha256'][:16]}  {item['size']:>14,} bytes  {dest / item['path']}")
+    typer.echo(f"{len(manifest['files']) + len(manifest['derived'])} files, every sha256 as in the manifest")
+
+
+@app.command("list")
+def list_(store: StoreOption = None) -> None:
+    """Runs in the store, with their state."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from moola.runs import run_state
+
+    store_ = _store(_settings(store))
+    rows = [(run_id, run_state(store_, run_id)) for run_id in store_.children("runs")]
+    table = Table("run", "state", "last attempt (UTC)", "reason")
+    for run_id, state in sorted(rows, key=lambda row: row[1]["attempt"] or ""):
+        table.add_row(run_id, state["state"], (state["attempt"] or "-")[:16], state["status"].get("reason", ""))
+    Console().print(table)
+
+
+@app.command()
+def status(run: RunArgument, store: StoreOption = None) -> None:
+    """Where a run is: state, stage, progress, reason."""
+    from moola.runs import find_run, run_state
+
+    store_ = _store(_settings(store))
+    run_id = find_run(store_, run)
+    _print_json({"run": run_id, **run_state(store_, run_id)})
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="go on until the run ends")] = False,
+    store: StoreOption = None,
+) -> None:
+    """The log of a run's newest attempt."""
+    from deploy import tail
+    from moola.runs import find_run, run_state
+
+    store_ = _store(_settings(store))
+    run_id = find_run(store_, run)
+    attempt_id = run_state(store_, run_id)["attempt"]
+    if attempt_id is None:
+        typer.echo(f"{run_id} has not started")
+        return
+    from rich.console import Console
+
+    ended = (lambda: tail.final(store_, run_id)) if follow else (lambda: True)
+    for record in tail.records(store_, run_id, attempt_id, ended=ended, every_s=1.0):
+        tail.show(Console(), record)
+
+
+@app.command("spec")
+def spec_(
+    job: Annotated[str, typer.Argument(help="precompute")],
+    spec: SpecOption = None,
+    set_: SetOption = None,
+) -> None:
+    """The resolved spec of a job, and its JSON schema."""
+    from moola.specs import JOBS, read_spec
+
+    if job not in JOBS:
+        raise typer.BadParameter(f"job must be one of {', '.join(JOBS)}, got {job!r}")
+    resolved = read_spec(job, spec or ROOT / "jobs" / f"{job}.yaml", _assignments(set_))
+    _print_json({"spec": resolved.model_dump(mode="json"), "schema": JOBS[job].model_json_schema()})
+
+
+@store_app.command("check")
+def store_check(
+    save: Annotated[bool, typer.Option("--save", help="keep what was found as the store's profile.json")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Probe what the provider can do: conditional writes, checksums, parts, ranges. Exit 4 if it can hold no runs."""
+    from moola.store import check_store
+
+    raise typer.Exit(check_store(_settings(store).store, save=save))
+
+
+@store_app.command("sweep")
+def store_sweep(
+    older_than_hours: Annotated[float, typer.Option(help="leave younger uploads alone")] = 48.0,
+    store: StoreOption = None,
+) -> None:
+    """Abort uploads that nobody will finish: their parts are billed and in no listing."""
+    swept = _store(_settings(store)).sweep(older_than_s=older_than_hours * 3600)
+    typer.echo("\n".join([*swept, f"{len(swept)} unfinished uploads removed"]))
+
+
+# --- what the commands share ------------------------------------------------------------------------------------
+
+
+def _settings(store: str | None = None, work: Path | None = None, on: str | None = None) -> "Settings":
+    from pydantic import ValidationError
+
+    from deploy.settings import Settings
+
+    given: dict[str, Any] = {k: v for k, v in {"store": store, "work": work, "on": on}.items() if v is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise typer.BadParameter(f"settings (flags, MOOLA_*, moola.toml): {faults}") from error
+    return settings.model_copy(update={"work": settings.work.expanduser()})
+
+
+def _store(settings: "Settings") -> "Store":
+    from moola.store import open_store
+
+    return open_store(settings.store)
+
+
+def _assignments(items: list[str] | None) -> dict[str, Any]:
+    """FIELD=VALUE pairs; a value is read as YAML, so that 0.5, null and [1, 2] are what they look like."""
+    import yaml
+
+    pairs = {}
+    for item in items or []:
+        field, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes FIELD=VALUE, got {item!r}")
+        pairs[field] = yaml.safe_load(value)
+    return pairs
+
+
+def _feature_set(target: str, store: str | None) -> tuple[Any, dict[str, Any] | None]:
+    """(files, manifest) of a pulled directory or of a committed run."""
+    import json
+
+    from moola.runs import MANIFEST, find_run, require_manifest
+    from moola.verify import FolderFiles, RunFiles
+
+    folder = Path(target)
+    if folder.is_dir():
+        manifest = folder / MANIFEST
+        return FolderFiles(folder), json.loads(manifest.read_bytes()) if manifest.exists() else None
+    store_ = _store(_settings(store))
+    committed = require_manifest(store_, find_run(store_, target))
+    return RunFiles(store_, committed), committed
+
+
+def _launch(settings: "Settings", job: str, run_id: str, document: dict[str, Any], inputs: dict[str, Path]) -> None:
+    """Submit a run and see it through on this machine; a committed one is named and not computed again."""
+    from deploy.local import run_to_end
+    from moola.runs import put_input, read_manifest, submit
+
+    store = _store(settings)
+    if read_manifest(store, run_id) is not None:
+        typer.echo(
+            f"{run_id} is already committed in {settings.store}: same spec, inputs and code. --force computes it again."
+        )
+        return
+    for name, path in inputs.items():
+        item = document["inputs"][name]
+        with _byte_bar(f"upload {item['name']}", item["size"]) as advance:
+            put_input(store, path, item, advance)
+    submit(store, run_id, document)
+    exit_code = run_to_end(settings, store, job, run_id)
+    if exit_code:
+        raise typer.Exit(exit_code)
+    typer.echo(
+        f"committed {run_id}\n  python deploy/launch.py verify {run_id}\n  python deploy/launch.py pull {run_id}"
+    )
+
+
+def _byte_bar(description: str, total: int | None = None) -> Any:
+    from deploy.tail import byte_bar
+
+    return byte_bar(description, total)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def main() -> None:
+    try:
+        app()
+    except MoolaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Follows a run: its log chunks in order, each line once, and on a terminal a bar that shows the heartbeat."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from moola.store import Store
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from moola.runs import FINAL_STATES, attempt_key, log_records, run_state
+
+
+def records(
+    store: Store,
+    run_id: str,
+    attempt_id: str,
+    *,
+    ended: Callable[[], bool],
+    every_s: float = 1.0,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """Log records of an attempt as they arrive, until `ended` and everything written has been read."""
+    chunk = 1
+    while True:
+        last = ended()  # asked before reading, so that what came before the end is read after it
+        for number, lines in log_records(store, run_id, attempt_id, first_chunk=chunk):
+            chunk = number + 1
+            yield from lines
+        if last:
+            return
+        on_wait()
+        time.sleep(every_s)
+
+
+def final(store: Store, run_id: str) -> bool:
+    """Has the newest attempt ended?"""
+    return run_state(store, run_id)["state"] in FINAL_STATES
+
+
+def show(console: Console, record: dict[str, Any]) -> None:
+    """One log line: local time, level if it is worth saying, message."""
+    at = datetime.fromtimestamp(record["time"]).astimezone()
+    level = "" if record["level"] == "INFO" else f"{record['level']} "
+    console.print(f"{at:%H:%M:%S} {level}{record['message']}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """The stage and how far it is, from the heartbeat: a bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, console: Console, store: Store, run_id: str, attempt_id: str) -> None:
+        self._read = lambda: store.get_or_none(attempt_key(run_id, attempt_id, "heartbeat.json"))
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
+        self._bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("start", total=None, amount="")
+        self._stage = ""
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self) -> None:
+        """Show the newest heartbeat."""
+        data = None if self._bar.disable else self._read()
+        if data is None:
+            return
+        beat = json.loads(data)
+        if beat["stage"] != self._stage:
+            self._stage = beat["stage"]
+            self._bar.reset(self._task, description=self._stage, total=beat["total"] or None)
+        amount = f"{amount_text(beat['done'], beat['unit'])} / {amount_text(beat['total'], beat['unit'])}"
+        self._bar.update(self._task, completed=beat["done"], amount=amount if beat["total"] else "")
+
+
+def amount_text(value: int, unit: str) -> str:
+    """1,234 bars; bytes as MB."""
+    return f"{value / 1e6:,.1f} MB" if unit == "bytes" else f"{value:,} {unit}"
+
+
+def terminal() -> Console:
+    """Where progress and log lines go: stderr, so that stdout stays for results."""
+    return Console(stderr=True)
+
+
+@contextlib.contextmanager
+def byte_bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes done on a terminal; elsewhere one line at the start. Yields the function to advance it."""
+    console = terminal()
+    if not console.is_terminal:
+        console.print(f"{description}{f': {total / 1e6:,.1f} MB' if total else ''}", highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda amount: bar.advance(task, amount)
