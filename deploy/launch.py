@@ -89,8 +89,9 @@ def verify(
     """Check a feature set; exit 4 if a check fails."""
     from rich.console import Console
 
-    from moola.verify import FEATURES, METADATA, Files, FolderFiles, checks_table, features_table
+    from moola.verify import Files, FolderFiles, checks_table, features_table
     from moola.verify import verify as run_checks
+    from moola.windows import FEATURES, METADATA
 
     files: Files
     if (features is None) != (metadata is None) or (features is None) == (target is None):
@@ -123,7 +124,7 @@ def pull(
     store: StoreOption = None,
 ) -> None:
     """Fetch a run's artifacts, every digest checked; virtual windows are rebuilt to their recorded digest."""
-    from moola.runs import find_run, pull_files, require_manifest
+    from moola.runs import MANIFEST, canonical_json, find_run, pull_files, require_manifest
     from moola.windows import rebuild
 
     store_ = _store(_settings(store))
@@ -134,6 +135,7 @@ def pull(
         pull_files(store_, manifest, dest, advance)
         for item in manifest["derived"]:
             rebuild(dest, item, advance)
+    (dest / MANIFEST).write_bytes(canonical_json(manifest))
     for item in manifest["files"] + manifest["derived"]:
         typer.echo(f"{item['sha256'][:16]}  {item['size']:>14,} bytes  {dest / item['path']}")
     typer.echo(f"{len(manifest['files']) + len(manifest['derived'])} files, every sha256 as in the manifest")
@@ -208,10 +210,25 @@ def store_check(
     save: Annotated[bool, typer.Option("--save", help="keep what was found as the store's profile.json")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Probe what the provider can do: conditional writes, checksums, parts, ranges. Exit 4 if it can hold no runs."""
-    from moola.store import check_store
+    """Probe what the provider can do: conditional writes, checksums, parts, ranges. """
+    from rich.console import Console
+    from rich.table import Table
 
-    raise typer.Exit(check_store(_settings(store).store, save=save))
+    from moola.store import implied_profile
+    from moola.store.base import PROFILE_KEY
+
+    store_ = _store(_settings(store))
+    probes = store_.check()
+    table = Table("probe", "", "found", title=store_.url)
+    for probe in probes:
+        table.add_row(probe.name, "[green]yes[/]" if probe.ok else "[yellow]no[/]", probe.detail)
+    profile = implied_profile(probes)
+    console = Console()
+    console.print(table)
+    console.print(f"profile: {profile.model_dump_json()}", highlight=False)
+    if save:
+        store_.put(PROFILE_KEY, profile.model_dump_json().encode())
+        console.print(f"saved as {PROFILE_KEY} in {store_.url}")
 
 
 @store_app.command("sweep")

@@ -60,7 +60,7 @@ class Bar:
     """The stage and how far it is, from the heartbeat: a bar on a terminal, nothing elsewhere."""
 
     def __init__(self, console: Console, store: Store, run_id: str, attempt_id: str) -> None:
-        self._read = lambda: store.get_or_none(attempt_key(run_id, attempt_id, "heartbeat.json"))
+        self._store, self._key = store, attempt_key(run_id, attempt_id, "heartbeat.json")
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
         self._bar = Progress(
             *columns,
@@ -82,7 +82,7 @@ class Bar:
 
     def update(self) -> None:
         """Show the newest heartbeat."""
-        data = None if self._bar.disable else self._read()
+        data = None if self._bar.disable else self._store.get_or_none(self._key)
         if data is None:
             return
         beat = json.loads(data)

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from moola.bars import Bars, check_bars, probe_bars, read_bars, write_bars
+from moola.bars import Bars, probe_bars, read_bars, write_bars
 from moola.store import BytesSource, Store, fetch_uri
 from moola.synthetic import make_market
 
@@ -80,7 +82,9 @@ def load_bars(attempt: Attempt, spec: PrecomputeSpec, inputs: dict[str, dict[str
     moves = io.BytesIO()
     market.moves.to_parquet(moves)
     attempt.write("moves.parquet", moves.getvalue(), PARQUET)
-    return check_bars(market.bars)
+    path = attempt.work / "synthetic.parquet"
+    write_bars(market.bars, path)
+    return read_bars(path)
 
 
 def describe(spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, rows: Any, valid: Any) -> dict[str, Any]:
@@ -104,9 +108,10 @@ def describe(spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, rows: A
 
 def check(metadata: dict[str, Any], split_document: dict[str, Any], rows: Any) -> None:
     """The checks that need no file. Raises ArtifactError that lists those that fail."""
-    report = Report(stats=stats_of_rows(rows))
+    stats = stats_of_rows(rows)
+    report = Report(stats=stats)
     check_metadata(report, metadata)
-    check_stats(report, report.stats)
+    check_stats(report, stats)
     check_splits(report, split_document, metadata["n_windows"])
     failed = [f"{c.name}: {c.value}, must be {c.bound}" for c in report.checks if not c.passed]
     if failed:
@@ -137,7 +142,7 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
 
     attempt.stage("compute features", len(bars.frame), "bars")
     state = FeatureState(spec.features)
-    rows, valid, times = state.extend(bars.frame), valid_rows(bars.flagged), bars.frame.index
+    rows, valid, times = state.extend(bars.frame), valid_rows(bars.flagged), pd.DatetimeIndex(bars.frame.index)
     rule, splits = split_windows(times, spec.splits)
     split_document = splits_document(rule, splits, times)
     metadata = describe(spec, document, bars, rows, valid)
@@ -145,7 +150,9 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     clock.append(time.perf_counter())
 
     attempt.stage("upload bars, mask and splits")
-    attempt.write("bars.parquet", write_bars(bars.frame), PARQUET)
+    clean = io.BytesIO()
+    write_bars(bars.frame, clean)
+    attempt.write("bars.parquet", clean.getvalue(), PARQUET)
     attempt.write("feature_state.json", state.to_json().encode(), JSON)
     attempt.write(SPLITS_FILE, to_json(split_document), JSON)
     attempt.upload(BARS, BytesSource(to_npy(rows)), NPY, {"dtype": str(rows.dtype), "shape": list(rows.shape)})

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 from zoneinfo import ZoneInfo
@@ -110,25 +111,24 @@ def read_bars(path: Path, *, timezone: str | None = None, on_bad_bars: Literal["
     or name the very zone that the file states.
 
     "drop" removes rows that break one of RULES (of a duplicate the later one, out of order the one that steps back),
-    at most MAX_DROPPED_FRACTION of them. A time that daylight saving makes ambiguous or skips, and a CSV row that cannot
-    be parsed, fail in both modes. Raises DataError.
+    at most MAX_DROPPED_FRACTION of them. A time that daylight saving makes ambiguous or skips, and a CSV row that
+    cannot be parsed, fail in both modes. Raises DataError.
     """
-    source = _open(path, timezone)
-    times, values = _load(source)
-    broken = _broken_rules(times, values)
+    rows = _load(_open(path, timezone))
+    broken = _broken_rules(rows)
     bad = broken != 0
     if bad.any():
-        _refuse_bad(source, times, values, broken, on_bad_bars)
-    dropped_times = times[bad & (times != _NO_TIME)]
-    flagged = np.zeros(len(times), dtype=np.bool_)
+        _refuse_bad(rows, broken, on_bad_bars)
+    n_good = len(bad) - np.count_nonzero(bad)
+    if n_good < WINDOW:
+        raise DataError(f"a file must hold at least {WINDOW} good bars, got {n_good} ({path.name})")
+    flagged = np.zeros(len(bad), dtype=np.bool_)
     flagged[1:] = bad[:-1]
+    frame = _frame(rows)
     if bad.any():
-        times, values, flagged = times[~bad], values[:, ~bad], flagged[~bad]
-    if len(times) < WINDOW:
-        raise DataError(f"a file must hold at least {WINDOW} good bars, got {len(times)} ({path.name})")
-    frame = _frame(times, values)
-    counts = {name: int((broken == code).sum()) for name, code in _CODES.items() if (broken == code).any()}
-    return Bars(frame, _report(frame, counts, _utc(dropped_times)), flagged)
+        frame, flagged = frame[~bad], flagged[~bad]
+    dropped_minutes = _utc(rows.times[bad & (rows.times != _NO_TIME)])
+    return Bars(frame, _report(frame, _counts(broken), dropped_minutes), flagged)
 
 
 def probe_bars(path: Path, timezone: str | None = None) -> None:
@@ -137,11 +137,12 @@ def probe_bars(path: Path, timezone: str | None = None) -> None:
     Raises DataError.
     """
     source = _open(path, timezone)
-    if source.parquet is not None and source.capacity < WINDOW:
-        raise DataError(f"a file must hold at least {WINDOW} bars, got {source.capacity} ({path.name})")
     if source.parquet is None:
         with _readable(path):
             next(source.batches(), None)
+    elif source.parquet.metadata.num_rows < WINDOW:
+        n_rows = source.parquet.metadata.num_rows
+        raise DataError(f"a file must hold at least {WINDOW} good bars, got {n_rows} ({path.name})")
 
 
 def write_bars(frame: pd.DataFrame, destination: Path | IO[bytes]) -> None:
@@ -165,10 +166,17 @@ class _Source:
 
     path: Path
     columns: dict[str, str]
-    capacity: int  # rows at most; exact for parquet
     zone: ZoneInfo | None  # of naive times
     parquet: pa.parquet.ParquetFile | None
     time_type: pa.DataType
+
+    def most_rows(self) -> int:
+        """Exact for parquet; for CSV its lines, counted without parsing."""
+        if self.parquet is not None:
+            return int(self.parquet.metadata.num_rows)
+        with pa.input_stream(self.path) as stream:
+            blocks: Iterator[bytes] = iter(lambda: stream.read(1 << 20), b"")
+            return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in blocks)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         if self.parquet is not None:
@@ -202,7 +210,7 @@ def _open_parquet(path: Path, timezone: str | None) -> _Source:
         _check_type(ours, name, schema.field(name).type, path)
     time_type = schema.field(columns["time"]).type
     zone = _zone_of(time_type.tz, timezone, path)
-    return _Source(path, columns, file.metadata.num_rows, zone, file, time_type)
+    return _Source(path, columns, zone, file, time_type)
 
 
 def _open_csv(path: Path, timezone: str | None) -> _Source:
@@ -211,17 +219,14 @@ def _open_csv(path: Path, timezone: str | None) -> _Source:
         header = next(reader, [])
         if not header:
             raise DataError(f"a file must hold at least {WINDOW} bars, and this one is empty ({path.name})")
-        is_index = header[0] == "" and not any(_plain(name) in TIME_NAMES for name in header)  # pandas' unnamed index
+        head = [row for row in islice(reader, 100) if row]
+        # pandas writes an index without a name as a first column without a name, be it times or a count of rows
+        is_index = header[0] == "" and any(":" in row[0] for row in head)
         columns = _find_columns(header, "" if is_index else None, path)
         at = header.index(columns["time"])
-        first_time = next((row[at] for row in reader if len(row) > at and row[at]), "")
+        first_time = next((row[at] for row in head if len(row) > at and row[at]), "")
     tz = "UTC" if _ZONE_OFFSET.search(first_time) else None
-    return _Source(path, columns, _count_lines(path), _zone_of(tz, timezone, path), None, pa.timestamp("ns", tz))
-
-
-def _count_lines(path: Path) -> int:
-    with pa.input_stream(path) as stream:
-        return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: stream.read(1 << 20), b""))
+    return _Source(path, columns, _zone_of(tz, timezone, path), None, pa.timestamp("ns", tz))
 
 
 def _find_columns(names: list[str], index: str | None, path: Path) -> dict[str, str]:
@@ -292,23 +297,36 @@ def _readable(path: Path) -> Iterator[None]:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _load(source: _Source) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(UTC times in ns [n_rows], values [4 or 5, n_rows]); missing is _NO_TIME and NaN."""
-    times = np.empty(source.capacity, dtype=np.int64)
-    values = np.empty((len(source.columns) - 1, source.capacity))
+@dataclass(frozen=True)
+class _Rows:
+    """A file's rows as they are: UTC times in ns [n_rows], values [4 or 5, n_rows]; missing is _NO_TIME and NaN."""
+
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+    file: str
+
+    def minute(self, row: int) -> str:
+        time = self.times[row]
+        return "no time" if time == _NO_TIME else f"{pd.Timestamp(time):%Y-%m-%d %H:%M} UTC"
+
+
+def _load(source: _Source) -> _Rows:
+    most = source.most_rows()
+    times = np.empty(most, dtype=np.int64)
+    values = np.empty((len(source.columns) - 1, most))
     n_rows = 0
     with _readable(source.path):
         for batch in source.batches():
             rows = slice(n_rows, n_rows + batch.num_rows)
             time, *numbers = (batch.column(name) for name in source.columns.values())
             times[rows] = _to_utc_ns(time, source, n_rows)
-            for row_of, number in zip(values, numbers, strict=True):
-                row_of[rows] = _to_float64(number)
+            for of_column, number in zip(values, numbers, strict=True):
+                of_column[rows] = _to_float64(number)
             n_rows = rows.stop
     values = values[:, :n_rows]
     if len(values) > len(PRICES) and np.isnan(values[-1]).all():
         values = values[: len(PRICES)]  # a volume column without a single value is no volume column
-    return times[:n_rows], values
+    return _Rows(times[:n_rows], values, source.path.name)
 
 
 def _to_float64(column: pa.Array) -> NDArray[np.float64]:
@@ -340,8 +358,9 @@ def _to_utc_ns(column: pa.Array, source: _Source, first_row: int) -> NDArray[np.
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
-def _broken_rules(times: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _broken_rules(rows: _Rows) -> NDArray[np.uint8]:
     """[n_rows] code of the first rule each row breaks, 0 where it is good."""
+    times, values = rows.times, rows.values
     open_, high, low, close = values[:4]
     broken = np.zeros(len(times), dtype=np.uint8)
 
@@ -365,64 +384,52 @@ def _broken_rules(times: NDArray[np.int64], values: NDArray[np.float64]) -> NDAr
     return broken
 
 
-def _refuse_bad(
-    source: _Source,
-    times: NDArray[np.int64],
-    values: NDArray[np.float64],
-    broken: NDArray[np.uint8],
-    on_bad_bars: Literal["fail", "drop"],
-) -> None:
+def _refuse_bad(rows: _Rows, broken: NDArray[np.uint8], on_bad_bars: Literal["fail", "drop"]) -> None:
     """Raises DataError unless the bad rows may be dropped: the first in full, the rest counted."""
-    rows = np.flatnonzero(broken)
-    fraction = len(rows) / len(broken)
-    if on_bad_bars == "drop" and fraction <= MAX_DROPPED_FRACTION:
-        return
-    message = _fault(source, times, values, broken, int(rows[0]))
-    names = list(RULES)
-    if on_bad_bars == "drop":
-        message = (
-            f"at most {MAX_DROPPED_FRACTION:.0%} of the bars may be dropped: {len(rows)} of {len(broken)} "
-            f"({fraction:.2%}) are bad, {_counts(names, broken[rows])}; the first: {message}"
+    first = int(np.flatnonzero(broken)[0])
+    n_bad = np.count_nonzero(broken)
+    fraction = n_bad / len(broken)
+    message = _fault(rows, broken, first)
+    if on_bad_bars == "fail":
+        more = f"; {n_bad - 1} more bad rows: {_in_words(broken[first + 1 :])}" if n_bad > 1 else ""
+        raise DataError(message + more)
+    if fraction > MAX_DROPPED_FRACTION:
+        raise DataError(
+            f"at most {MAX_DROPPED_FRACTION:.0%} of the rows may be dropped: {n_bad} of {len(broken)} "
+            f"({fraction:.2%}) are bad: {_in_words(broken)}; the first: {message}"
         )
-    elif len(rows) > 1:
-        message += f"; {len(rows) - 1} more bad rows: {_counts(names, broken[rows[1:]])}"
-    raise DataError(message)
 
 
-def _counts(names: list[str], codes: NDArray[np.uint8]) -> str:
-    return ", ".join(f"{names[code - 1]} {n}" for code, n in zip(*np.unique(codes, return_counts=True), strict=True))
+def _counts(broken: NDArray[np.uint8]) -> dict[str, int]:
+    counts = np.bincount(broken, minlength=len(RULES) + 1)[1:].tolist()
+    return {name: n for name, n in zip(RULES, counts, strict=True) if n}
 
 
-def _fault(
-    source: _Source,
-    times: NDArray[np.int64],
-    values: NDArray[np.float64],
-    broken: NDArray[np.uint8],
-    row: int,
-) -> str:
-    """The broken rule of a row, its value and its place."""
+def _in_words(broken: NDArray[np.uint8]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in _counts(broken).items())
+
+
+def _fault(rows: _Rows, broken: NDArray[np.uint8], row: int) -> str:
+    """The rule that the first bad row breaks, its value and its place."""
     name = list(RULES)[broken[row] - 1]
-    bar = dict(zip((*PRICES, "volume"), values[:, row].tolist(), strict=False))
-    at = "no time" if times[row] == _NO_TIME else f"{_utc(times[row : row + 1])[0]:%Y-%m-%d %H:%M} UTC"
-    if name == "time_missing":
-        value = "the time is null"
-    elif name == "time_not_whole_minute":
-        value = str(_utc(times[row : row + 1])[0])
-    elif name == "price_not_positive":
-        value = next(f"{price} {bar[price]}" for price in PRICES if not 0 < bar[price] < np.inf)
-    elif name == "high_below_low":
-        value = f"high {bar['high']} < low {bar['low']}"
-    elif name in ("open_outside_range", "close_outside_range"):
-        price = name.split("_")[0]
-        value = f"{price} {bar[price]} not in [{bar['low']}, {bar['high']}]"
-    elif name == "volume_negative":
-        value = f"volume {bar['volume']}"
-    elif name == "time_not_increasing":
-        good = times[:row][broken[:row] == 0]
-        value = f"{at} follows {_utc(good.max(keepdims=True))[0]:%Y-%m-%d %H:%M} UTC"
-    else:
-        value = f"{at} comes again"
-    return f"{RULES[name]}: {value} (row {row}, {at}, {source.path.name})"
+    bar = dict(zip((*PRICES, "volume"), rows.values[:, row].tolist(), strict=False))
+    match name:
+        case "time_missing":
+            value = "the time is null"
+        case "time_not_whole_minute":
+            value = str(pd.Timestamp(rows.times[row], tz="UTC"))
+        case "price_not_positive":
+            value = next(f"{price} {bar[price]}" for price in PRICES if not 0 < bar[price] < np.inf)
+        case "high_below_low":
+            value = f"high {bar['high']} < low {bar['low']}"
+        case "open_outside_range" | "close_outside_range":
+            price = name.partition("_")[0]
+            value = f"{price} {bar[price]} not in [{bar['low']}, {bar['high']}]"
+        case "volume_negative":
+            value = f"volume {bar['volume']}"
+        case _:  # the two rules of order; rows before the first bad one are in order
+            value = f"{rows.minute(row)} follows {rows.minute(row - 1)}"
+    return f"{RULES[name]}: {value} (row {row}, {rows.minute(row)}, {rows.file})"
 
 
 # --- the result -------------------------------------------------------------------------------------------------------
@@ -432,8 +439,9 @@ def _utc(times: NDArray[np.int64]) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(times.view("datetime64[ns]"), tz="UTC", name="timestamp")
 
 
-def _frame(times: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFrame:
-    return pd.DataFrame(values.T, index=_utc(times), columns=[*PRICES, "volume"][: len(values)], copy=False)
+def _frame(rows: _Rows) -> pd.DataFrame:
+    columns = [*PRICES, "volume"][: len(rows.values)]
+    return pd.DataFrame(rows.values.T, index=_utc(rows.times), columns=columns, copy=False)
 
 
 def _report(frame: pd.DataFrame, dropped: dict[str, int], dropped_minutes: pd.DatetimeIndex) -> BarsReport:

@@ -238,6 +238,8 @@ class Attempt:
         """Store an artifact part by part; parts an earlier, killed attempt sent are not sent again. -> sha256."""
         journal = self.work / "journal" / f"{path.replace('/', '~')}.jsonl"
         journal.parent.mkdir(exist_ok=True)
+        if journal.exists():
+            log.info("resuming the upload of %s", path)
         stored = self.store.upload(self.key("files", path), source, journal=journal, on_progress=self.advance)
         self._files.append(_entry(path, stored, media_type, npy))
         return stored.sha256

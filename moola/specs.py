@@ -33,11 +33,28 @@ class FeatureConfig(Spec):
 
 
 class MarketConfig(Spec):
-    """The synthetic market of `moola.synthetic`: a session calendar, NQ-like moments, planted moves."""
+    """The synthetic market of `moola.synthetic`: a session calendar, NQ-like moments, planted moves.
+
+    A trading day is named after the date it closes on: Monday 6 January opens on Sunday the 5th at 18:00 New York.
+    """
 
     seed: int = Field(0, ge=0, description="same seed, same bars")
-    start: date = Field(date(2025, 1, 6), description="first trading day")
-    end: date = Field(date(2025, 3, 28), description="last trading day")
+    start: date = Field(date(2025, 1, 6), ge=date(2000, 1, 1), description="first trading day")
+    end: date = Field(date(2025, 3, 28), le=date(2049, 12, 31), description="last trading day, included")
+    start_price: float = Field(16_000.0, ge=1_000, le=100_000, description="price before the first bar")
+    moves_per_day: float = Field(12.0, ge=0, le=20, description="planted moves per full trading day of 1380 bars, mean")
+    consolidation_fraction: float = Field(
+        0.5, ge=0, le=1, description="share of planted moves after a consolidation; the others follow a retracement"
+    )
+    difficulty: float = Field(
+        0.5, ge=0, le=1, description="noise amid the planted paths: 0 is straight, 1 is as noisy as their bounds allow"
+    )
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> Self:
+        if self.start > self.end:
+            raise ValueError(f"start <= end, got {self.start} / {self.end}")
+        return self
 
 
 class SplitConfig(Spec):
@@ -113,12 +130,32 @@ class LabelConfig(Spec):
     )
     classes: tuple[str, ...] = Field(("consolidation", "retracement"), min_length=2, description="in logit order")
     left_out_grades: tuple[str, ...] = Field(("D",), description="label grades that are left out, and counted")
+    state_bars: int = Field(24, ge=0, lt=WINDOW, description="label files: bars before the move that a re-cut keeps")
     hindsight: HindsightConfig = Field(default_factory=HindsightConfig)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise ValueError(f"classes must be distinct and not empty, got {self.classes}")
+        return self
+
+
+class GateConfig(Spec):
+    """The success criteria of a training run, judged on the validation split."""
+
+    min_predicted_share: float = Field(
+        0.30, ge=0, le=1, description="of a class-balanced set, each class must be predicted more often than this"
+    )
+    min_f1_macro: float = Field(0.60, ge=0, le=1, description="least F1 macro of the type")
+    min_hit_centre_3: float = Field(0.60, ge=0, le=1, description="least fraction with the centre within 3 bars")
+    min_sigma: Positive = Field(0.5, description="least sigma_ptr and sigma_type once settled")
+    max_sigma: Positive = Field(2.0, description="largest sigma_ptr and sigma_type once settled")
+    settled_fraction: float = Field(0.25, gt=0, le=1, description="last part of training in which sigmas are settled")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_sigma >= self.max_sigma:
+            raise ValueError(f"min_sigma < max_sigma, got {self.min_sigma} and {self.max_sigma}")
         return self
 
 

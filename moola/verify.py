@@ -73,7 +73,7 @@ class WindowStats:
 
 @dataclass
 class Report:
-    """All checks of one feature set; `stats` is None where the windows could not be read."""
+    """The checks of one feature set; `stats` is None where the windows could not be read."""
 
     checks: list[Check] = field(default_factory=list)
     stats: WindowStats | None = None
@@ -255,7 +255,7 @@ def _windows_of(chunks: Iterable[bytes | memoryview]) -> Iterator[tuple[tuple[in
 # --- statistics -------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _accumulate(windows, before, low, high, nonzero, faults):  # type: ignore[no-untyped-def]
     """One pass over whole windows [n, T*F]; `before` is the window that came before, `faults` [nonfinite, slide]."""
     n, width = windows.shape
@@ -284,6 +284,8 @@ def stats_of_stream(
 ) -> WindowStats:
     """Statistics of a `features_11d.npy` that is read once. With `rows` [n_bars, F], a window that is not theirs
     counts as a slide fault. Raises ValueError if it is not float32 [N, T, F]."""
+    low: NDArray[Any]
+    high: NDArray[Any]
     low = high = before = nonzero = np.empty(0)
     faults, n, n_features = np.zeros(2, np.int64), 0, 0
     view = None if rows is None else window_view(rows)

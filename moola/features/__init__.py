@@ -1,0 +1,12 @@
+"""The 11 causal features of a bar."""
+
+from moola.features.relativity import (
+    FEATURE_NAMES,
+    FEATURE_RANGES,
+    N_FEATURES,
+    FeatureConfig,
+    FeatureState,
+    compute_features,
+)
+
+__all__ = ["FEATURE_NAMES", "FEATURE_RANGES", "N_FEATURES", "FeatureConfig", "FeatureState", "compute_features"]

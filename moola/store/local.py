@@ -1,0 +1,172 @@
+"""A store in a folder: `file:///dir`. What is not finished lies in `.parts`, on the same file system."""
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+from moola.errors import ArtifactError, AuthError, DataError, TryAgainError
+from moola.store.base import PROFILE_KEY, Head, Store, check_key, parse_profile, write_all
+from moola.store.upload import Part, Upload, crc64
+
+PARTS = ".parts"
+
+
+class FileStore(Store):
+    """Objects are files under `root`; each gets its name by an atomic link or rename after fsync."""
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise DataError(f"a file:// store must be a folder, got {root}")
+        self.root = root.resolve()
+        self.url = self.root.as_uri()
+        self.profile = parse_profile(self.get_or_none(PROFILE_KEY), self.url)
+
+    def get_or_none(self, key: str) -> bytes | None:
+        with _os_errors(self.url):
+            try:
+                return self._path(key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def head(self, key: str) -> Head | None:
+        with _os_errors(self.url):
+            try:
+                stat = self._path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return Head(stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}")
+
+    def put(self, key: str, data: bytes) -> None:
+        with _os_errors(self.url):
+            self._write_part(data).replace(self._new_path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        with _os_errors(self.url):
+            return _link(self._write_part(data), self._new_path(key))
+
+    def children(self, prefix: str) -> list[str]:
+        folder = self._path(prefix) if prefix else self.root
+        with _os_errors(self.url):
+            try:
+                return sorted(entry.name for entry in folder.iterdir() if entry.name != PARTS)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def delete(self, key: str) -> None:
+        with _os_errors(self.url):
+            self._path(key).unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float) -> list[str]:
+        swept = []
+        with _os_errors(self.url):
+            for part in self.root.joinpath(PARTS).glob("*"):
+                if part.stat().st_mtime <= time.time() - older_than_s:
+                    part.unlink(missing_ok=True)
+                    swept.append(f"{PARTS}/{part.name}")
+        return sorted(swept)
+
+    def read_range(self, key: str, offset: int, length: int, etag: str) -> bytes:
+        head = self.head(key)
+        if head is None or head.etag != etag:
+            raise ArtifactError(f"{key} was {'removed' if head is None else 'changed'} while it was read ({self.url})")
+        with _os_errors(self.url), self._path(key).open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(length)
+        if len(data) != length:
+            raise ArtifactError(f"{key} must have {offset + length} B, got {offset + len(data)} B ({self.url})")
+        return data
+
+    # -- uploads in parts: one file in .parts, written at offsets --
+
+    def begin_parts(self, key: str) -> str:  # noqa: ARG002
+        with _os_errors(self.url):
+            return self._write_part(b"").name
+
+    def kept_parts(self, upload: Upload) -> dict[int, Part] | None:
+        """The journalled parts whose bytes, read again, still have their CRC."""
+        path = self._part_path(upload.upload_id)
+        if not path.exists():
+            return None
+        with _os_errors(self.url), path.open("rb") as stream:
+            kept = {}
+            for number, part in upload.parts.items():
+                stream.seek((number - 1) * upload.part_size)
+                if crc64(stream.read(part.size)) == part.crc64nvme:
+                    kept[number] = part
+        return kept
+
+    def send_part(self, upload: Upload, number: int, data: memoryview, crc64nvme: str) -> str:  # noqa: ARG002
+        with _os_errors(self.url), FileIO(self._part_path(upload.upload_id), "r+") as stream:
+            stream.seek((number - 1) * upload.part_size)
+            write_all(stream, data)
+        return ""
+
+    def finish_parts(self, upload: Upload, parts: list[Part], crc64nvme: str) -> str | None:  # noqa: ARG002
+        path = self._part_path(upload.upload_id)
+        with _os_errors(self.url):
+            with path.open("r+b") as stream:
+                os.fsync(stream.fileno())
+            _link(path, self._new_path(upload.key))
+        return None
+
+    def drop_parts(self, upload: Upload) -> None:
+        with _os_errors(self.url):
+            self._part_path(upload.upload_id).unlink(missing_ok=True)
+
+    # -- paths --
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _new_path(self, key: str) -> Path:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _part_path(self, upload_id: str) -> Path:
+        return self.root / PARTS / upload_id
+
+    def _write_part(self, data: bytes) -> Path:
+        """A new file in .parts with these bytes, on the disk."""
+        part = self._part_path(secrets.token_hex(8))
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with FileIO(part, "x") as stream:
+            write_all(stream, data)
+            os.fsync(stream.fileno())
+        return part
+
+
+def _link(part: Path, path: Path) -> bool:
+    """Give `part` the name `path` unless something has it (rename would replace that); whether it did."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink()
+    _sync_folder(path.parent)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names in `folder` survive a power cut."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _os_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise AuthError(f"the store's folder must be readable and writable: {error} ({url})") from error
+    except OSError as error:
+        raise TryAgainError(f"the store's folder did not work: {error} ({url})") from error

@@ -1,0 +1,40 @@
+"""Stores for the tests: a folder, and one SeaweedFS per session; every test has a prefix of its own."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.seaweed import BUCKET, Seaweed, running_seaweed
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    """A real S3 server, started when the first test asks for it."""
+    with running_seaweed() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables by which a process finds the server; set in this one too, and no others of boto3's."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_MAX_ATTEMPTS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    return seaweed.environment()
+
+
+@pytest.fixture
+def s3_url(s3_environment: dict[str, str]) -> str:  # noqa: ARG001
+    """A fresh prefix in the server's bucket."""
+    return f"s3://{BUCKET}/{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["file", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of either kind: one contract, one test suite."""
+    if request.param == "file":
+        return (tmp_path / "store").as_uri()
+    return str(request.getfixturevalue("s3_url"))

@@ -1,0 +1,340 @@
+"""The command line as a person uses it: processes, a store, signals, and what is said when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moola.runs import read_manifest, run_state
+from moola.store import open_store
+from tests.feature_set import random_bars
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT.parent / "shared" / "data"
+
+
+class Launcher:
+    """`python deploy/launch.py ...` with a store and a working directory of its own."""
+
+    def __init__(self, folder: Path, store: str, env: dict[str, str] | None = None) -> None:
+        self.folder, self.store = folder, store
+        self.work = folder / "work"
+        self.env = {**os.environ, **(env or {}), "MOOLA_STORE": store, "MOOLA_WORK": str(self.work), "COLUMNS": "300"}
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "deploy" / "launch.py"), *args]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def __call__(self, *args: str, exit_code: int = 0) -> str:
+        """Run to the end; -> what it printed on both streams."""
+        process = self.start(*args)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == exit_code, f"exit {process.returncode}\n{out}\n{err}"
+        return out + err
+
+    def runs(self) -> list[str]:
+        return open_store(self.store).children("runs")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launcher:
+    return Launcher(tmp_path, f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def bars(tmp_path: Path) -> Path:
+    path = tmp_path / "bars.parquet"
+    random_bars().to_parquet(path)
+    return path
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"never happened: {what}")
+
+
+def test_from_bars_to_a_pulled_and_verified_set(launch: Launcher, bars: Path) -> None:
+    said = launch("precompute", "--bars", str(bars))
+    (run_id,) = launch.runs()
+    assert f"committed {run_id}" in said
+    assert "1,500 bars" in said
+    assert "0 failed" in launch("verify", run_id, "--bars", str(bars))
+    assert "every sha256 as in the manifest" in launch("pull", run_id, "pulled")
+    assert "0 failed" in launch("verify", "pulled")
+    pulled = launch.folder / "pulled"
+    features, rows = np.load(pulled / "features_11d.npy"), np.load(pulled / "bars_11d.npy")
+    assert features.shape == (1396, 105, 11)
+    np.testing.assert_array_equal(features[321], rows[321 : 321 + 105])
+    assert "committed" in launch("list")
+    assert json.loads(launch("status", run_id[:14]))["state"] == "committed"
+    assert "verified" in launch("logs", run_id)
+    published = ("--features", "pulled/features_11d.npy", "--metadata", "pulled/metadata.json")
+    assert "0 failed" in launch("verify", *published)
+
+
+def test_the_same_work_is_not_done_twice_unless_forced(launch: Launcher, bars: Path) -> None:
+    launch("precompute", "--bars", str(bars))
+    renamed = bars.rename(bars.with_name("same_bytes.parquet"))
+    assert f"{launch.runs()[0]} is already committed" in launch("precompute", "--bars", str(renamed))
+    assert len(launch.runs()) == 1
+    launch("precompute", "--bars", str(renamed), "--set", "features.zigzag_k=1.5")
+    launch("precompute", "--bars", str(renamed), "--force")
+    assert len(launch.runs()) == 3
+
+
+def test_virtual_windows_are_pulled_to_the_bytes_of_stored_ones(launch: Launcher, bars: Path) -> None:
+    launch("precompute", "--bars", str(bars))
+    (stored,) = launch.runs()
+    launch("precompute", "--bars", str(bars), "--windows", "virtual")
+    (virtual,) = set(launch.runs()) - {stored}
+    sizes = {
+        run: sum(p.stat().st_size for p in (launch.folder / "store" / "runs" / run).rglob("*") if p.is_file())
+        for run in (stored, virtual)
+    }
+    assert sizes[virtual] < 1e6 < 6e6 < sizes[stored]
+    assert "0 failed" in launch("verify", virtual)
+    for run, folder in ((stored, "a"), (virtual, "b")):
+        launch("pull", run, folder)
+    a, b = ((launch.folder / folder / "features_11d.npy").read_bytes() for folder in "ab")
+    assert a == b
+
+
+def test_a_dry_run_shows_the_run_and_writes_nothing(launch: Launcher, bars: Path) -> None:
+    plan = json.loads(launch("precompute", "--bars", str(bars), "--dry-run"))
+    assert not (launch.folder / "store").exists()
+    launch("precompute", "--bars", str(bars))
+    assert launch.runs() == [plan["run"]]
+
+
+def test_the_shipped_spec_runs(launch: Launcher) -> None:
+    launch("precompute", "--set", "synthetic.end=2025-01-17")
+    (run_id,) = launch.runs()
+    assert "0 failed" in launch("verify", run_id)
+    launch("pull", run_id, "pulled")
+    assert (launch.folder / "pulled" / "moves.parquet").exists()
+
+
+def test_the_job_runs_by_itself_as_in_a_container(launch: Launcher, bars: Path) -> None:
+    """The child alone, told by its environment only; a second start finds the work done."""
+    plan = json.loads(launch("precompute", "--bars", str(bars), "--dry-run"))
+    launch("precompute", "--bars", str(bars))
+    store = launch.folder / "store" / "runs" / plan["run"]
+    (store / "COMMIT.json").unlink()
+    shutil.rmtree(store / "attempts")
+    command, env = [sys.executable, str(ROOT / "jobs" / "precompute.py")], {**launch.env, "MOOLA_RUN": plan["run"]}
+    first = subprocess.run(command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True)
+    assert "committed" in first.stdout
+    second = subprocess.run(command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True)
+    assert "already committed: nothing to do" in second.stdout
+    assert len(list((store / "attempts").iterdir())) == 1
+
+
+# --- refusals: before any work, with the field and the value ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        (["--set", "windoes=virtual"], 3, r"windoes: Extra inputs are not permitted, got 'virtual'"),
+        (["--set", "features.zigzag_kk=1"], 3, "features.zigzag_kk: Extra inputs"),
+        (["--set", "features.atr_period=0"], 3, "features.atr_period: Input should be greater than or equal to 1, got 0"),
+        (["--set", "features.zigzag_k=-1"], 3, "features.zigzag_k: Input should be greater than 0, got -1"),
+        (["--set", "features.zigzag_k=.inf"], 3, "features.zigzag_k: Input should be a finite number"),
+        (["--set", "bars.path=x"], 3, "bars.path cannot be set: bars is None"),
+        (["--windows", "sometimes"], 3, "windows: Input should be 'stored' or 'virtual', got 'sometimes'"),
+        (["--on-bad-bars", "fix"], 3, "on_bad_bars: Input should be 'fail' or 'drop', got 'fix'"),
+        (["--train-end", "2025-13-01"], 3, "splits.train_end: Input should be a valid date"),
+        (["--train-end", "2025-02-01", "--val-end", "2025-01-01"], 3, "train_end < val_end < test_end"),
+        (["--set", "splits.fractions=[0.5, 0.5, 0.5]"], 3, "fractions must be positive and sum to 1"),
+        (["--bars", "nowhere.parquet"], 3, "nowhere.parquet"),
+        (["--bars", "not_bars.parquet"], 3, "not_bars.parquet"),
+        (["--bars", "no_close.csv"], 3, "close"),
+        (["--spec", "nowhere.yaml"], 3, "nowhere.yaml"),
+        (["--spec", "list.yaml"], 3, "a spec must be a mapping of fields, got list"),
+        (["--set", "windows"], 2, "--set takes FIELD=VALUE, got 'windows'"),
+        (["--on", "moon"], 2, "on: Input should be 'local'"),
+        (["--no-such-flag"], 2, "No such option"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_any_work(
+    launch: Launcher, args: list[str], exit_code: int, message: str
+) -> None:
+    (launch.folder / "not_bars.parquet").write_text("these are no bars")
+    (launch.folder / "no_close.csv").write_text("timestamp,open,high,low\n2024-01-01T00:00:00Z,1,2,0.5\n")
+    (launch.folder / "list.yaml").write_text("- windows\n")
+    said = " ".join(launch("precompute", *args, exit_code=exit_code).split())
+    assert message in said
+    assert "Traceback" not in said
+    assert not (launch.folder / "store" / "runs").exists()
+
+
+def test_bad_bars_fail_the_run_with_rule_value_and_row(launch: Launcher, bars: Path) -> None:
+    frame = random_bars()
+    frame.iloc[777, frame.columns.get_loc("high")] = 1.0
+    frame.to_parquet(bars)
+    said = launch("precompute", "--bars", str(bars), exit_code=3)
+    assert "high must be >= low" in said
+    assert "row 777" in said
+    (run_id,) = launch.runs()
+    state = run_state(open_store(launch.store), run_id)
+    assert state["state"] == "failed"
+    assert state["status"]["exit_code"] == 3
+    assert "row 777" in state["status"]["reason"]
+    assert launch("pull", run_id, exit_code=4).count("is not committed: its state is failed")
+    assert "committed" in launch("precompute", "--bars", str(bars), "--on-bad-bars", "drop")
+
+
+def test_settings_come_from_flags_then_environment_then_file(launch: Launcher, bars: Path) -> None:
+    del launch.env["MOOLA_STORE"]
+    toml = launch.folder / "moola.toml"
+    toml.write_text('store = "file://./from_file"\n')
+    plan = ("precompute", "--bars", str(bars), "--dry-run")
+    assert json.loads(launch(*plan))["store"] == "file://./from_file"
+    launch.env["MOOLA_STORE"] = "file://./from_environment"
+    assert json.loads(launch(*plan))["store"] == "file://./from_environment"
+    assert json.loads(launch(*plan, "--store", "file://./from_flag"))["store"] == "file://./from_flag"
+    toml.write_text('stroe = "file://./x"\n')
+    assert "stroe" in launch(*plan, exit_code=2)
+
+
+def test_a_run_that_is_not_there_is_named(launch: Launcher) -> None:
+    assert "RUN must be a run's id or the start of exactly one, got 'nothing'" in launch("pull", "nothing", exit_code=3)
+
+
+def test_verify_wants_one_thing_to_check(launch: Launcher) -> None:
+    assert "give RUN_OR_DIR, or both --features and --metadata" in " ".join(
+        launch("verify", "--features", "x.npy", exit_code=2).split()
+    )
+
+
+def test_verify_exits_4_on_a_damaged_set(launch: Launcher, bars: Path) -> None:
+    launch("precompute", "--bars", str(bars))
+    launch("pull", launch.runs()[0], "pulled")
+    path = launch.folder / "pulled" / "features_11d.npy"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    said = launch("verify", "pulled", exit_code=4)
+    assert "sha256 of features_11d.npy" in said
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['launch.py', '--help']; import runpy\n"
+        f"try: runpy.run_path({str(ROOT / 'deploy' / 'launch.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', sorted({'numpy', 'pandas', 'pyarrow', 'numba', 'boto3', 'pydantic'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "precompute" in said
+    assert said.splitlines()[-1] == "heavy: []"
+
+
+def test_spec_prints_the_resolved_spec_and_its_schema(launch: Launcher) -> None:
+    document = json.loads(launch("spec", "precompute", "--set", "windows=virtual"))
+    assert document["spec"]["windows"] == "virtual"
+    assert document["schema"]["properties"]["features"]
+    assert "job must be one of precompute" in " ".join(launch("spec", "bake", exit_code=2).split())
+
+
+# --- signals and death ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_bars(tmp_path: Path) -> Path:
+    path = tmp_path / "many.parquet"
+    random_bars(40_000).to_parquet(path)  # 185 MB of windows: an upload that can be caught in the middle
+    return path
+
+
+def journal_parts(launch: Launcher) -> int:
+    """Parts of features_11d.npy that are known to be stored."""
+    return sum(path.read_text().count('"part"') for path in launch.work.rglob("features_11d.npy.jsonl"))
+
+
+def caught_in_upload(launch: Launcher, bars: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A launcher whose job has stored at least two parts and is not done; -> (launcher, the job's pid)."""
+    open_store(launch.store).put("profile.json", b'{"part_mib": 5, "workers": 1}')  # many small steps
+    process = launch.start("precompute", "--bars", str(bars))
+    wait_for(lambda: journal_parts(launch) >= 2 or process.poll() is not None, "two parts stored")
+    assert process.poll() is None, process.communicate()
+    store = open_store(launch.store)
+    (run_id,) = launch.runs()
+    yield process, run_state(store, run_id)["status"]["pid"]
+
+
+@pytest.mark.parametrize(
+    ("signum", "state", "exit_code"), [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)]
+)
+def test_a_signal_ends_the_run_in_its_own_state_and_the_next_start_goes_on(
+    launch: Launcher, many_bars: Path, signum: int, state: str, exit_code: int
+) -> None:
+    process, _ = next(caught_in_upload(launch, many_bars))
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == exit_code, err
+    store, (run_id,) = open_store(launch.store), launch.runs()
+    assert run_state(store, run_id)["state"] == state
+    assert read_manifest(store, run_id) is None
+    assert "committed" in launch("precompute", "--bars", str(many_bars))
+    assert "0 failed" in launch("verify", run_id)
+
+
+def test_a_job_killed_while_it_uploads_is_resumed_and_commits_once(
+    tmp_path: Path, many_bars: Path, s3_url: str, s3_environment: dict[str, str]
+) -> None:
+    launch = Launcher(tmp_path, s3_url, s3_environment)
+    process, pid = next(caught_in_upload(launch, many_bars))
+    os.kill(pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "the same command resumes it" in err
+    store, (run_id,) = open_store(launch.store), launch.runs()
+    assert run_state(store, run_id)["state"] == "lost"
+    assert read_manifest(store, run_id) is None
+    said = launch("precompute", "--bars", str(many_bars))
+    assert "resuming the upload of features_11d.npy" in said
+    assert launch.runs() == [run_id]
+    launch("pull", run_id, "pulled")
+    assert "0 failed" in launch("verify", "pulled", "--bars", str(many_bars))
+    assert "0 failed" in launch("verify", run_id)
+    flip_a_byte(launch, run_id)
+    assert "sha256" in launch("pull", run_id, "again", exit_code=4)
+    assert not (tmp_path / "again" / "bars_11d.npy").exists()
+    assert "sha256 of bars_11d.npy" in launch("verify", run_id, exit_code=4)
+
+
+def flip_a_byte(launch: Launcher, run_id: str) -> None:
+    """What no honest writer does: overwrite an artifact in the store with one bit changed."""
+    store = open_store(launch.store)
+    manifest = read_manifest(store, run_id)
+    assert manifest is not None
+    key = next(item["key"] for item in manifest["files"] if item["path"] == "bars_11d.npy")
+    data = bytearray(store.get(key))
+    data[len(data) // 2] ^= 1
+    store.put(key, bytes(data))
+
+
+# --- real bars --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["NQ_1m_2023-11-19_2023-12-04", "SPY_1m_sample_days"])
+def test_real_bars_give_a_set_that_verifies(launch: Launcher, name: str) -> None:
+    path = SAMPLES / f"{name}.parquet"
+    if not path.exists():
+        pytest.skip(f"no sample bars at {path.parent.name}/{path.name}")
+    launch("precompute", "--bars", str(path), "--windows", "virtual")
+    assert "0 failed" in launch("verify", launch.runs()[0], "--bars", str(path))

@@ -1,0 +1,225 @@
+"""The run protocol on both stores: one commit point, failures that leave a record, readers that trust nothing."""
+
+import hashlib
+import json
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from moola.errors import ArtifactError, ConflictError, DataError, TryAgainError
+from moola.runs import (
+    Attempt,
+    Stopped,
+    attempt_key,
+    canonical_json,
+    commit_run,
+    describe_input,
+    describe_run,
+    find_run,
+    log_records,
+    mark_lost,
+    pull_files,
+    pull_input,
+    put_input,
+    read_manifest,
+    require_manifest,
+    run_key,
+    run_state,
+    submit,
+)
+from moola.store import BytesSource, Store, open_store
+
+log = logging.getLogger("moola")
+log.setLevel(logging.INFO)
+
+
+@pytest.fixture
+def store(store_url: str) -> Store:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    run_id, document = describe_run("precompute", {"windows": "stored"}, {})
+    submit(store, run_id, document)
+    return run_id
+
+
+def records(store: Store, run_id: str, attempt_id: str) -> list[str]:
+    return [r["message"] for _, lines in log_records(store, run_id, attempt_id) for r in lines]
+
+
+def test_a_run_commits_its_files_logs_and_provenance(store: Store, run_id: str, tmp_path: Path) -> None:
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        attempt.stage("think", 3, "thoughts")
+        attempt.write("a/b.txt", b"hello", "text/plain")
+        assert read_manifest(store, run_id) is None
+    manifest = require_manifest(store, run_id)
+    (item,) = manifest["files"]
+    assert item["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    assert item["key"] == attempt_key(run_id, attempt.attempt_id, "files", "a/b.txt")
+    assert manifest["provenance"]["versions"]["numpy"]
+    assert len(manifest["provenance"]["code_sha256"]) == 64
+    assert run_state(store, run_id)["state"] == "committed"
+    assert records(store, run_id, attempt.attempt_id) == ["think (3 thoughts)", f"committed {run_id}"]
+    for chunk in manifest["logs"]:
+        assert hashlib.sha256(store.get(chunk["key"])).hexdigest() == chunk["sha256"]
+    pull_files(store, manifest, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "b.txt").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "exit_code"),
+    [
+        (DataError("prices must be > 0"), "failed", 3),
+        (ArtifactError("truncated"), "failed", 4),
+        (ZeroDivisionError("division by zero"), "failed", 1),
+        (Stopped(2), "cancelled", 130),
+        (Stopped(15), "terminated", 143),
+    ],
+)
+def test_an_attempt_that_fails_leaves_state_reason_and_manifest_but_no_commit(
+    store: Store, run_id: str, tmp_path: Path, error: BaseException, state: str, exit_code: int
+) -> None:
+    with pytest.raises(type(error)), Attempt(store, run_id, work=tmp_path) as attempt:
+        attempt.write("half.txt", b"half", "text/plain")
+        raise error
+    assert read_manifest(store, run_id) is None
+    found = run_state(store, run_id)
+    assert (found["state"], found["status"]["exit_code"]) == (state, exit_code)
+    assert str(error) in found["status"]["reason"]
+    manifest = json.loads(store.get(attempt.key("manifest.json")))
+    assert (manifest["state"], [f["path"] for f in manifest["files"]]) == (state, ["half.txt"])
+    with pytest.raises(ArtifactError, match=f"is not committed: its state is {state}"):
+        require_manifest(store, run_id)
+
+
+def test_of_two_attempts_one_commits(store: Store, run_id: str, tmp_path: Path) -> None:
+    with Attempt(store, run_id, work=tmp_path / "one") as first:
+        first.write("x", b"1", "text/plain")
+        late = Attempt(store, run_id, work=tmp_path / "two").__enter__()
+        late.write("x", b"2", "text/plain")
+    with pytest.raises(ConflictError):
+        late.__exit__(None, None, None)
+    assert require_manifest(store, run_id)["attempt_id"] == first.attempt_id
+
+
+def test_many_attempts_race_to_commit_and_one_wins(store: Store, run_id: str) -> None:
+    outcomes: list[str] = []
+
+    def race(name: str) -> None:
+        manifest = canonical_json({"files": [], "derived": [], "attempt_id": name})
+        store.put_once(attempt_key(run_id, name, "manifest.json"), manifest)
+        try:
+            commit_run(store, run_id, name, manifest)
+            outcomes.append(name)
+        except ConflictError:
+            pass
+
+    threads = [threading.Thread(target=race, args=(f"a{i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [require_manifest(store, run_id)["attempt_id"]] == outcomes
+
+
+def test_this_machine_does_a_run_once_at_a_time(store: Store, run_id: str, tmp_path: Path) -> None:
+    with (
+        Attempt(store, run_id, work=tmp_path),
+        pytest.raises(TryAgainError, match="another process on this machine is at run"),
+        Attempt(store, run_id, work=tmp_path),
+    ):
+        pass
+
+
+def test_a_resumed_attempt_refers_to_what_the_killed_one_stored(store_url: str, run_id: str, tmp_path: Path) -> None:
+    open_store(store_url).put("profile.json", b'{"part_mib": 5}')
+    store, data = open_store(store_url), bytes(range(256)) * (12 << 12)  # 12 MiB: three parts
+    killed = Attempt(store, run_id, work=tmp_path)
+    killed.work.mkdir(parents=True)
+    killed.upload("big.bin", BytesSource(data), "application/octet-stream")
+    killed.write("metadata.json", b'{"timing": 1}', "application/json")
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        attempt.upload("big.bin", BytesSource(data), "application/octet-stream")
+        attempt.write("metadata.json", b'{"timing": 2}', "application/json")
+    big, metadata = require_manifest(store, run_id)["files"]
+    assert big["key"] == attempt_key(run_id, killed.attempt_id, "files", "big.bin")
+    assert store.head(attempt_key(run_id, attempt.attempt_id, "files", "big.bin")) is None
+    assert store.get(metadata["key"]) == b'{"timing": 2}'
+    pull_files(store, require_manifest(store, run_id), tmp_path / "out")
+    assert (tmp_path / "out" / "big.bin").read_bytes() == data
+
+
+def test_a_changed_manifest_is_not_believed(store: Store, run_id: str, tmp_path: Path) -> None:
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        pass
+    key = attempt.key("manifest.json")
+    store.put(key, store.get(key).replace(b'"committed"', b'"c0mmitted"'))
+    with pytest.raises(ArtifactError, match=r"sha256 of runs/.*/manifest.json must be [0-9a-f]{64}, got"):
+        read_manifest(store, run_id)
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/outside", "a/../../outside"])
+def test_a_manifest_that_points_outside_the_run_is_refused(store: Store, run_id: str, path: str) -> None:
+    manifest = canonical_json({"files": [{"path": path}], "derived": []})
+    store.put_once(attempt_key(run_id, "a", "manifest.json"), manifest)
+    commit_run(store, run_id, "a", manifest)
+    with pytest.raises(ArtifactError, match="a manifest's paths stay inside the run, got"):
+        read_manifest(store, run_id)
+
+
+def test_a_lost_attempt_is_marked_once_and_a_finished_one_keeps_its_state(
+    store: Store, run_id: str, tmp_path: Path
+) -> None:
+    attempt = Attempt(store, run_id, work=tmp_path).__enter__()
+    mark_lost(store, run_id, attempt.attempt_id, "killed by SIGKILL")
+    assert run_state(store, run_id)["state"] == "lost"
+    attempt.__exit__(None, None, None)
+    mark_lost(store, run_id, attempt.attempt_id, "killed by SIGKILL")
+    assert run_state(store, run_id)["state"] == "committed"
+
+
+def test_the_run_id_follows_from_spec_inputs_and_code_alone(tmp_path: Path) -> None:
+    path = tmp_path / "bars.parquet"
+    path.write_bytes(b"bars")
+    item = describe_input(path)
+    run_id, document = describe_run("precompute", {"a": 1}, {"bars": item})
+    renamed = {**item, "name": "other.parquet", "key": "inputs/x/other.parquet"}
+    assert describe_run("precompute", {"a": 1}, {"bars": renamed})[0] == run_id
+    others = [
+        describe_run("precompute", {"a": 2}, {"bars": item})[0],
+        describe_run("precompute", {"a": 1}, {"bars": {**item, "sha256": "0" * 64}})[0],
+        describe_run("precompute", {"a": 1}, {"bars": item}, force=True)[0],
+    ]
+    assert len({run_id, *others}) == 4
+    assert str(tmp_path) not in json.dumps(document)
+
+
+def test_an_input_is_stored_once_and_read_back_verified(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "bars.parquet"
+    path.write_bytes(b"bars" * 1000)
+    item = describe_input(path)
+    put_input(store, path, item)
+    put_input(store, path, item)
+    assert pull_input(store, item, tmp_path / "work").read_bytes() == path.read_bytes()
+    store.put(item["key"], b"barz" * 1000)
+    with pytest.raises(ArtifactError, match="sha256"):
+        pull_input(store, item, tmp_path / "work2")
+
+
+def test_a_run_is_found_by_the_start_of_its_id(store: Store) -> None:
+    for run_id in ("precompute-abc1", "precompute-abd2"):
+        submit(store, run_id, {})
+    assert find_run(store, "precompute-abd") == "precompute-abd2"
+    assert find_run(store, "precompute-abc1") == "precompute-abc1"
+    for name in ("precompute-ab", "nothing"):
+        with pytest.raises(DataError, match="RUN must be a run's id or the start of exactly one"):
+            find_run(store, name)
+
+
+def test_a_missing_spec_is_an_artifact_error(store: Store) -> None:
+    with pytest.raises(ArtifactError, match=r"spec\.json"):
+        store.get(run_key("precompute-none", "spec.json"))

@@ -1,0 +1,245 @@
+"""Every check on a feature set, seen to pass on a good set and to fail on one damaged for it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.lib.format import open_memmap
+
+from moola import WINDOW
+from moola.verify import FolderFiles, checks_table, features_table, stats_of_rows, stats_of_stream, verify
+from tests.feature_set import N_BARS, write_feature_set
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("good")
+    return folder, write_feature_set(folder)
+
+
+@pytest.fixture
+def damaged(good: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(good[0], tmp_path / "set"))
+
+
+def failed(folder: Path, **kwargs: Any) -> list[str]:
+    return [check.name for check in verify(FolderFiles(folder), **kwargs).checks if not check.passed]
+
+
+def features(folder: Path) -> np.ndarray:
+    return open_memmap(folder / "features_11d.npy", mode="r+")
+
+
+def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads((folder / name).read_text())
+    change(document)
+    (folder / name).write_text(json.dumps(document))
+
+
+def test_a_good_set_passes_every_check(good: tuple[Path, dict[str, Any]]) -> None:
+    report = verify(FolderFiles(good[0]), manifest=good[1], bars=good[0] / "bars.parquet")
+    assert report.passed, [c for c in report.checks if not c.passed]
+    assert len(report.checks) > 20
+
+
+def test_the_published_pair_passes_without_the_other_files(good: tuple[Path, dict[str, Any]]) -> None:
+    paths = {name: good[0] / name for name in ("features_11d.npy", "metadata.json")}
+    report = verify(FolderFiles(Path(), paths), published=True, bars=good[0] / "bars.parquet")
+    assert report.passed, [c for c in report.checks if not c.passed]
+    assert "recomputed from the bars" in {c.name for c in report.checks}
+
+
+def test_virtual_windows_are_checked_against_the_digest_they_would_have(
+    good: tuple[Path, dict[str, Any]], damaged: Path
+) -> None:
+    (damaged / "features_11d.npy").unlink()
+    derived = [item for item in good[1]["files"] if item["path"] == "features_11d.npy"]
+    files = [item for item in good[1]["files"] if item["path"] != "features_11d.npy"]
+    assert failed(damaged, manifest={"files": files, "derived": derived}) == []
+    assert failed(damaged, manifest={"files": files, "derived": [{**derived[0], "sha256": "0" * 64}]}) == [
+        "sha256 of features_11d.npy"
+    ]
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "splits.json", "valid_mask.npy", "bars_11d.npy"])
+def test_a_missing_file_fails(damaged: Path, name: str) -> None:
+    (damaged / name).unlink()
+    assert f"{name} loads" in failed(damaged)
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "splits.json", "valid_mask.npy", "bars_11d.npy", "features_11d.npy"])
+def test_a_truncated_file_fails(damaged: Path, name: str) -> None:
+    data = (damaged / name).read_bytes()
+    (damaged / name).write_bytes(data[: len(data) - 100])
+    assert f"{name} loads" in failed(damaged)
+
+
+def test_windows_of_another_shape_or_dtype_fail(damaged: Path) -> None:
+    rows = np.load(damaged / "features_11d.npy")
+    np.save(damaged / "features_11d.npy", rows[:, :100])
+    assert "features_11d.npy loads" in failed(damaged)
+    np.save(damaged / "features_11d.npy", rows.astype(np.float64))
+    assert "features_11d.npy loads" in failed(damaged)
+
+
+def test_fewer_windows_than_metadata_states_fail(damaged: Path) -> None:
+    np.save(damaged / "features_11d.npy", np.load(damaged / "features_11d.npy")[:-1])
+    assert {"shape agrees with metadata", "windows = bars - 104"} <= set(failed(damaged))
+
+
+def test_a_wrong_number_of_bars_in_metadata_fails(damaged: Path) -> None:
+    edit(damaged, "metadata.json", lambda m: m.update(n_bars=N_BARS + 1))
+    assert failed(damaged) == ["windows = bars - 104"]
+
+
+def test_features_in_another_order_fail(damaged: Path) -> None:
+    edit(damaged, "metadata.json", lambda m: m["feature_names"].reverse())
+    assert failed(damaged) == ["feature names"]
+
+
+def test_a_set_without_expansion_proxy_fails(damaged: Path) -> None:
+    """The obsolete shape with 10 features."""
+    edit(damaged, "metadata.json", lambda m: m["feature_names"].remove("expansion_proxy"))
+    np.save(damaged / "features_11d.npy", np.load(damaged / "features_11d.npy")[:, :, :10])
+    np.save(damaged / "bars_11d.npy", np.load(damaged / "bars_11d.npy")[:, :10])
+    assert {"expansion_proxy among them", "number of features", "feature names"} <= set(failed(damaged))
+
+
+def test_one_value_outside_its_range_fails(damaged: Path) -> None:
+    features(damaged)[700, 50, 5] = 3.5
+    assert "features inside their range" in failed(damaged)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_value_that_is_not_finite_fails(damaged: Path, value: float) -> None:
+    features(damaged)[700, 50, 5] = value
+    assert "non-finite values" in failed(damaged)
+
+
+def test_windows_that_are_zero_but_for_the_last_bar_fail(damaged: Path) -> None:
+    """What a public project shipped for months: 104 of 105 bars are zero."""
+    features(damaged)[:, :-1] = 0
+    assert {"LIVENESS: positions that vary in every feature", "non-zero density", "windows slide by one bar"} <= set(
+        failed(damaged)
+    )
+
+
+def test_one_dead_position_of_one_feature_fails_liveness(damaged: Path) -> None:
+    features(damaged)[:, 17, 9] = 0.5
+    report = verify(FolderFiles(damaged))
+    check = next(c for c in report.checks if c.name.startswith("LIVENESS"))
+    assert (check.value, check.bound, check.passed) == ("104", "105", False)
+
+
+def test_sparse_features_fail_density_though_they_live(damaged: Path) -> None:
+    rows = np.load(damaged / "bars_11d.npy")
+    rows[np.random.default_rng(0).random(rows.shape) < 0.6] = 0
+    np.save(damaged / "bars_11d.npy", rows)
+    np.save(damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy())
+    assert failed(damaged) == ["non-zero density"]
+
+
+def test_shuffled_windows_fail_the_slide(damaged: Path) -> None:
+    array = features(damaged)
+    array[[300, 301]] = array[[301, 300]]
+    assert failed(damaged) == ["windows slide by one bar"]
+
+
+def test_windows_of_other_rows_than_bars_11d_fail(damaged: Path) -> None:
+    """Windows that slide, but over rows that are not those of bars_11d.npy."""
+    rows = np.load(damaged / "bars_11d.npy")[::-1]
+    np.save(damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy())
+    assert failed(damaged) == ["windows slide by one bar"]
+
+
+def test_a_mask_that_does_not_slide_or_leaves_the_warm_up_in_fails(damaged: Path) -> None:
+    mask = np.load(damaged / "valid_mask.npy")
+    np.save(damaged / "valid_mask.npy", np.ones_like(mask))
+    assert failed(damaged) == ["valid_mask slides, warm-up masked"]
+    mask[400, 3] = False
+    np.save(damaged / "valid_mask.npy", mask)
+    assert failed(damaged) == ["valid_mask slides, warm-up masked"]
+
+
+def test_a_mask_of_another_shape_fails(damaged: Path) -> None:
+    np.save(damaged / "valid_mask.npy", np.load(damaged / "valid_mask.npy")[1:])
+    assert failed(damaged) == ["valid_mask shape"]
+
+
+def test_too_many_masked_bars_fail(damaged: Path) -> None:
+    valid = np.ones(N_BARS, bool)
+    valid[:300] = False
+    np.save(damaged / "valid_mask.npy", np.lib.stride_tricks.sliding_window_view(valid, WINDOW).copy())
+    assert failed(damaged) == ["valid ratio"]
+
+
+def test_splits_that_share_bars_fail(damaged: Path) -> None:
+    edit(damaged, "splits.json", lambda s: s["train"].update(stop=s["train"]["stop"] + 1))
+    assert failed(damaged) == ["bars in two splits"]
+
+
+def test_splits_out_of_time_order_fail(damaged: Path) -> None:
+    def swap(splits: dict[str, Any]) -> None:
+        splits["train"], splits["test"] = splits["test"], splits["train"]
+
+    edit(damaged, "splits.json", swap)
+    assert "splits in time order" in failed(damaged)
+
+
+def test_splits_past_the_end_or_empty_fail(damaged: Path) -> None:
+    edit(damaged, "splits.json", lambda s: s["test"].update(stop=N_BARS))
+    assert failed(damaged) == ["splits inside the set, none empty"]
+    edit(damaged, "splits.json", lambda s: s["test"].update(stop=s["test"]["start"]))
+    assert failed(damaged) == ["splits inside the set, none empty"]
+
+
+def test_splits_without_a_name_fail(damaged: Path) -> None:
+    edit(damaged, "splits.json", lambda s: s.pop("val"))
+    assert failed(damaged) == ["splits"]
+
+
+def test_a_flipped_byte_fails_the_digest(good: tuple[Path, dict[str, Any]], damaged: Path) -> None:
+    data = bytearray((damaged / "bars.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (damaged / "bars.parquet").write_bytes(data)
+    assert failed(damaged, manifest=good[1]) == ["sha256 of bars.parquet"]
+
+
+def test_a_file_of_the_manifest_that_is_gone_fails_the_digest(good: tuple[Path, dict[str, Any]], damaged: Path) -> None:
+    (damaged / "bars.parquet").unlink()
+    assert failed(damaged, manifest=good[1]) == ["sha256 of bars.parquet"]
+
+
+def test_other_bars_fail_the_recomputation(damaged: Path) -> None:
+    bars = pd.read_parquet(damaged / "bars.parquet")
+    bars.loc[700, "close"] = bars.loc[700, "low"]
+    bars.to_parquet(damaged / "bars.parquet")
+    assert failed(damaged, bars=damaged / "bars.parquet") == ["recomputed from the bars"]
+
+
+def test_statistics_of_rows_equal_those_of_the_stream(good: tuple[Path, dict[str, Any]]) -> None:
+    """Two ways to the same numbers: closed form over rows, and one pass over every window."""
+    rows = np.load(good[0] / "bars_11d.npy")
+    rows[200:900, 3] = 0.25  # a feature that is constant for a while
+    windows = np.lib.stride_tricks.sliding_window_view(rows[:320], WINDOW, 0).swapaxes(1, 2)
+    np.save(good[0].parent / "some.npy", windows)
+    streamed = stats_of_stream([(good[0].parent / "some.npy").read_bytes()])
+    closed = stats_of_rows(rows[:320])
+    np.testing.assert_array_equal(streamed.live, closed.live)
+    assert not closed.live.all()
+    np.testing.assert_allclose(streamed.density, closed.density)
+    np.testing.assert_array_equal(streamed.minimum, closed.minimum)
+    np.testing.assert_array_equal(streamed.maximum, closed.maximum)
+
+
+def test_the_tables_show_every_check_and_feature(good: tuple[Path, dict[str, Any]]) -> None:
+    report = verify(FolderFiles(good[0]))
+    assert checks_table(report).row_count == len(report.checks)
+    assert report.stats is not None
+    assert features_table(report.stats).row_count == 11
