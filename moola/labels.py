@@ -311,36 +311,30 @@ def read_labels(
     window has. Rows that say the same twice count once. Rows are counted from 0, a header not included.
 
     Raises DataError naming row and value: missing column, unknown label, pointer outside 0..T-1 or not whole, end
-    before start, window not in the bars or over dropped ones, bars of another shape, not finite or not in order, one window or
-    window_id with two labels, no label at all.
+    before start, window not in the bars or over dropped ones, bars of another shape, not finite or not in order, one
+    window or window_id with two labels, no label at all.
     """
     table = _read_table(path)
-    anchored = "window_start" in table
     table, left_out = _without_grades(table, config.left_out_grades, path.name)
     label_index = _class_index(table["label"], config.classes, path.name)
     start, end = _pointers(table, path.name)
-    if anchored:
-        bars, anchor = None, _anchors(table["window_start"], times, dropped, path.name)
-        windows = anchor.tolist()
-    else:
-        bars, anchor = _own_bars(table["features"], path.name), np.full(len(table), -1)
+    if "window_start" not in table:
+        bars = _own_bars(table["features"], path.name)
+        anchor = first = last = np.full(len(table), -1)
         windows = [window.tobytes() for window in bars]
+    elif times is None:
+        raise DataError(f"window_start needs the bars it points into, got none ({path.name})")
+    else:
+        bars, anchor = None, _anchors(table["window_start"], times, dropped, path.name)
+        first = np.maximum(anchor + end - WINDOW + 1, 0)
+        last = np.minimum(anchor + np.maximum(start - config.state_bars, 0), len(times) - WINDOW)
+        windows = anchor.tolist()
     kept = _once(table, windows, start, end, path.name)
+    left_out = _counted({**left_out, "said twice": int((~kept).sum())})
     labels = LabelSet(
-        source=path.name,
-        classes=config.classes,
-        label_index=label_index,
-        start=start,
-        end=end,
-        window_id=_window_ids(table),
-        anchor=anchor,
-        first_anchor=np.maximum(anchor + end - WINDOW + 1, 0) if anchored else anchor,
-        last_anchor=anchor + np.maximum(start - config.state_bars, 0) if anchored else anchor,
-        bars=bars,
-        left_out=_counted({**left_out, "said twice": int((~kept).sum())}),
-    ).take(kept)
-    if times is not None and anchored:
-        labels = replace(labels, last_anchor=np.minimum(labels.last_anchor, len(times) - WINDOW))
+        path.name, config.classes, label_index, start, end, _window_ids(table), anchor, first, last, bars,
+        left_out=left_out,
+    ).take(kept)  # fmt: skip
     return labels if labels.bars is None else _with_features(labels, labels.bars, features or FeatureConfig())
 
 
@@ -406,11 +400,9 @@ def _pointers(table: pd.DataFrame, place: str) -> tuple[NDArray[np.int64], NDArr
 
 
 def _anchors(
-    starts: "pd.Series[Any]", times: pd.DatetimeIndex | None, dropped: Sequence[pd.Timestamp], place: str
+    starts: "pd.Series[Any]", times: pd.DatetimeIndex, dropped: Sequence[pd.Timestamp], place: str
 ) -> NDArray[np.int64]:
     """[n] rows of the bars that the windows start at."""
-    if times is None:
-        raise DataError(f"window_start needs the bars it points into, got none ({place})")
     text = starts.dtype == object or pd.api.types.is_string_dtype(starts.dtype)
     minutes = pd.DatetimeIndex(pd.to_datetime(starts, utc=True, errors="coerce", format="ISO8601" if text else None))
     anchor = times.get_indexer(minutes).astype(np.int64)
@@ -518,6 +510,8 @@ def assign_splits(labels: LabelSet, splits: Mapping[str, Split]) -> tuple[dict[s
     A label is in a split if its whole window is; re-cut windows are held inside the split too. Raises DataError where
     a class has fewer than MIN_PER_CLASS labels in a split.
     """
+    if not labels.anchored:
+        raise DataError(f"labels that carry their own bars are split in their order, not by time ({labels.source})")
     parts = {}
     for name, split in splits.items():
         part = labels.take((labels.anchor >= split.start) & (labels.anchor < split.stop))

@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from moola.metrics import (
     Targets,
     show,
 )
+from moola.specs import GateConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +68,7 @@ LABEL_NOTES = {
         "It says nothing about any traded market."
     ),
 }
+LEGEND = 1.4  # inches to the right of the panels
 SMOOTHED_POINTS = 200  # above so many points a curve is drawn as its moving mean, the points faint behind it
 
 
@@ -119,6 +122,7 @@ class ReportData:
     history: pd.DataFrame
     windows: Sequence[ShownWindow]
     facts: Mapping[str, str] = field(default_factory=dict)
+    gate_config: GateConfig = field(default_factory=GateConfig)  # the band that sigmas should settle in
 
 
 def pick_windows(predictions: Predictions, targets: Targets, n_each: int = 6) -> list[int]:
@@ -149,7 +153,7 @@ def _page(data: ReportData) -> str:
     sections = {
         "Gates": _gates(data.gates),
         "Metrics": _metrics(data.test, data.validation),
-        "Training": _training(data.history),
+        "Training": _training(data.history, data.gate_config),
         "Type: confusion and calibration": _type_section(data.test),
         "Pointer: hits against tolerance": _hits(data.test),
         "Windows": _windows(data.windows),
@@ -190,7 +194,7 @@ def _cards(test: Mapping[str, Any]) -> str:
     for name in ("f1_macro", f"hit_centre_{SUCCESS_TOLERANCE}", "joint_success"):
         m = test["metrics"][name]
         baseline, trivial = _best_baseline(m)
-        cards += _card(m, f"{_interval(m)} (95%)", f"{baseline}: {show(trivial)}")
+        cards += _card(m, f"{_interval(m)} ({test['interval']['level']:.0%})", f"{baseline}: {show(trivial)}")
     before = test["metrics"]["ece"]["value"]
     ece = _card(test["metrics"]["ece_scaled"], f"before: {show(before)}", f"temperature: {test['temperature']:.2f}")
     return f'<div class="cards">{cards}{ece}</div>'
@@ -311,13 +315,14 @@ def _confusion(evaluation: Mapping[str, Any]) -> str:
 # --- sections with pictures -------------------------------------------------------------------------------------
 
 
-def _training(history: pd.DataFrame) -> str:
+def _training(history: pd.DataFrame, config: GateConfig) -> str:
     losses = {"loss": ("total", INK), "loss_ptr": ("pointer", BLUE), "loss_type": ("type", VERMILION)}
-    sigmas = {"sigma_ptr": ("sigma, pointer", BLUE), "sigma_type": ("sigma, type", VERMILION)}
-    scores = {"val_f1": ("F1 macro", VERMILION), "val_hit3": ("Hit@±3, centre", BLUE)}
+    sigmas = {"sigma_ptr": ("sigma_ptr", BLUE), "sigma_type": ("sigma_type", VERMILION)}
+    scores = {"val_f1": ("F1 macro", VERMILION), "val_hit3": ("Hit@±3", BLUE)}
+    band = partial(_band, low=config.min_sigma, high=config.max_sigma)
     return (
         _figure("Loss in each stage", _curves(history, losses, "loss"))
-        + _figure("Learned task sigmas; the band is where they should settle", _curves(history, sigmas, "sigma", _band))
+        + _figure("Learned task sigmas; the band is where they should settle", _curves(history, sigmas, "sigma", band))
         + _figure("Scores on the validation split", _curves(history, scores, "validation score", _unit_scale))
     )
 
@@ -376,12 +381,22 @@ def _embedded(media_type: str, picture: io.BytesIO, alt: str) -> str:
 # --- pictures ---------------------------------------------------------------------------------------------------
 
 
-def _panels(n: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """A figure that belongs to no global state (nothing to close), with n axes side by side; sizes in inches."""
+def _panels(n: int, width: float, height: float, right: float) -> "tuple[Figure, list[Axes]]":
+    """n axes side by side, sizes and the right margin (for a legend) in inches.
+
+    The figure belongs to no global state, so there is nothing to close. Margins are set by hand: a layout engine
+    measures every text, which costs as much as all the drawing.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, n, squeeze=False)[0].tolist()
+    figure = Figure(figsize=(width, height))
+    left, gap, bottom, top = 0.55, 0.5, 0.5, 0.3
+    panel = (width - left - right - gap * (n - 1)) / n
+    rectangles = [
+        ((left + i * (panel + gap)) / width, bottom / height, panel / width, 1 - (bottom + top) / height)
+        for i in range(n)
+    ]
+    return figure, [figure.add_axes(rectangle) for rectangle in rectangles]
 
 
 def _curves(
@@ -395,7 +410,7 @@ def _curves(
     stages = [(name, rows) for name, rows in history.groupby("stage", sort=False) if _any_finite(rows[list(columns)])]
     if not stages:
         return None
-    figure, axes = _panels(len(stages), 10.6, 2.7)
+    figure, axes = _panels(len(stages), 10.6, 2.7, right=LEGEND)
     for ax, (stage, rows) in zip(axes, stages, strict=True):
         for name, (title, colour) in columns.items():
             _curve(ax, rows["step"], rows[name], title, colour)
@@ -423,15 +438,15 @@ def _curve(ax: "Axes", step: "pd.Series[Any]", values: "pd.Series[Any]", title: 
     ax.plot(x, y, color=colour, label=title, marker="o" if len(x) < 30 else "", markersize=3)
 
 
-def _band(ax: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
+def _band(ax: "Axes", low: float, high: float) -> None:
+    """Shade low to high, on a log scale that shows all of it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    ax.axhspan(0.5, 2.0, color=GREEN, alpha=0.10, linewidth=0)
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.4), max(high, 2.5))
-    ax.set_yticks([0.1, 0.25, 0.5, 1, 2, 4, 10])
-    ax.set_ylim(min(low, 0.4), max(high, 2.5))
+    ax.axhspan(low, high, color=GREEN, alpha=0.10, linewidth=0)
+    ax.set_yscale("log", base=2)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(min(bottom, low / 1.25), max(top, high * 1.25))
+    ax.yaxis.set_major_locator(LogLocator(base=2))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -442,7 +457,7 @@ def _unit_scale(ax: "Axes") -> None:
 
 def _reliability(test: Mapping[str, Any]) -> "Figure":
     """Accuracy against confidence before and after scaling, dots sized by windows; below, where the windows are."""
-    figure, (ax,) = _panels(1, 5.6, 3.7)
+    figure, (ax,) = _panels(1, 5.6, 3.7, right=0.1)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     for which, title, colour, marker in (
         ("before", "before scaling", ORANGE, "s"),
@@ -463,7 +478,7 @@ def _reliability(test: Mapping[str, Any]) -> "Figure":
 def _hit_curve(test: Mapping[str, Any]) -> "Figure":
     curve = test["hit_curve"]
     x = curve["tolerance_bars"]
-    figure, (ax,) = _panels(1, 10.6, 3.4)
+    figure, (ax,) = _panels(1, 10.6, 3.4, right=LEGEND)
     ax.axvline(SUCCESS_TOLERANCE, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     ax.fill_between(x, curve["low"], curve["high"], color=BLUE, alpha=0.18, linewidth=0)
     ax.plot(x, curve["model"], color=BLUE, marker="o", markersize=3.5, label="model")
@@ -482,7 +497,7 @@ def _candles(window: ShownWindow) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.3, 2.2))
-    ax = figure.add_axes((0.105, 0.11, 0.885, 0.87))  # by hand: measuring the text costs more than drawing the rest
+    ax = figure.add_axes((0.105, 0.11, 0.885, 0.87))
     opened, high, low, close = np.asarray(window.ohlc, np.float64).T
     bar = np.arange(WINDOW)
     ax.axvspan(window.start - 0.5, window.end + 0.5, color=BLUE, alpha=0.22, linewidth=0)

@@ -330,6 +330,7 @@ def _lock(path: Path, run_id: str) -> Any:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        stream.close()
         raise TryAgainError(
             f"another process on this machine is at run {run_id}; follow it with logs --follow"
         ) from error

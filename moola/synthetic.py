@@ -5,8 +5,8 @@ day before to 17:00. The library has no daily halt (17:00 to 18:00); it is added
 
 Volatility: season(minute of the New York day) x exp(sum of three AR(1) processes of minutes, hours and days) x a
 chi-square mixture, which makes the returns Student-t. Inside a bar the price is a Brownian bridge from open to close,
-whose maximum and minimum are drawn by inversion (Karatzas and Shreve 1991, section 2.8). The constants below were fitted
-to the moments of two weeks of 1-minute NQ (November 2023), with the default planted moves in place.
+whose maximum and minimum are drawn by inversion (Karatzas and Shreve 1991, section 2.8). The constants below were set
+from the moments of two weeks of 1-minute NQ (November 2023), with the default planted moves in place.
 
 Planted moves: STATE_BARS bars of consolidation or of a leg and its pullback, then an expansion. They are built at the
 local volatility, measured on the finished bars, and drawn again until the bounds below hold, so that an annotation is
@@ -73,7 +73,7 @@ class Market:
     moves: pd.DataFrame
 
 
-def make_market(config: MarketConfig = MarketConfig()) -> Market:
+def make_market(config: MarketConfig = MarketConfig()) -> Market:  # noqa: B008
     """The market of `config`; the same config gives the same bits. Raises DataError where no trading day is in it."""
     rng = np.random.default_rng(config.seed)
     index, opens = session_minutes(config)
@@ -99,8 +99,7 @@ def make_market(config: MarketConfig = MarketConfig()) -> Market:
 def session_minutes(config: MarketConfig) -> tuple[pd.DatetimeIndex, np.ndarray[Any, np.dtype[np.int64]]]:
     """Every minute of the config's sessions (UTC), and the row at which each session opens."""
     schedule = _schedule(config)
-    days = schedule.index
-    halt = (days + pd.Timedelta(hours=17)).tz_localize(NEW_YORK).tz_convert("UTC")
+    halt = pd.DatetimeIndex([day + pd.Timedelta(hours=17) for day in schedule.index], tz=NEW_YORK)  # the wall clock's
     first = _epoch_minutes(pd.DatetimeIndex(schedule["open"]))
     stop = np.minimum(_epoch_minutes(pd.DatetimeIndex(schedule["close"])), _epoch_minutes(halt))
     n_bars = stop - first
@@ -162,7 +161,7 @@ def _log_volatility(n_bars: int, rng: np.random.Generator) -> Any:
     return total
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _add_autoregression(total: Any, memory: float, deviation: float, noise: Any) -> None:
     """Adds a stationary AR(1) process of that standard deviation to `total`, in place."""
     value = deviation * noise[0]
@@ -181,7 +180,7 @@ def _halt_gaps(index: pd.DatetimeIndex, opens: Any, rng: np.random.Generator) ->
     return gaps
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _simulate(
     bars: Any, volatility: Any, sigma: Any, gaps: Any, plan: Any, start: float, difficulty: float, rng: Any
 ) -> None:
@@ -211,7 +210,7 @@ def _simulate(
         i += 1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _write_bar(bars: Any, i: int, before: float, close: float, spread: float, rng: Any) -> float:
     """Bar i: opens near `before`, closes at `close`, between them a bridge of standard deviation `spread`."""
     open_ = np.round(before + (_OPEN_GAP[0] + _OPEN_GAP[1] * spread) * rng.standard_normal())
@@ -226,7 +225,7 @@ def _write_bar(bars: Any, i: int, before: float, close: float, spread: float, rn
     return float(close)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _draw_move(bars: Any, move: Any, spread: float, difficulty: float, rng: Any) -> None:
     """One attempt: writes the state and the expansion; sets the move's ATR."""
     begin = move.start + STATE_BARS
@@ -245,7 +244,7 @@ def _draw_move(bars: Any, move: Any, spread: float, difficulty: float, rng: Any)
     _write_path(bars, begin, move.n_bars, move.direction * size, noise, spread, rng)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _write_quiet(bars: Any, first: int, memory: float, spread: float, rng: Any) -> None:
     """STATE_BARS bars whose closes keep returning to the close before them."""
     centre = bars[first - 1, 3]
@@ -255,7 +254,7 @@ def _write_quiet(bars: Any, first: int, memory: float, spread: float, rng: Any) 
         close = _write_bar(bars, i, close, centre + offset, 0.8 * spread, rng)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _write_path(bars: Any, first: int, n_bars: int, net: float, noise: float, spread: float, rng: Any) -> None:
     """`n_bars` bars whose closes go `net` ticks from the close before, each step with normal noise; net is exact."""
     wander = np.cumsum(noise * rng.standard_normal(n_bars))
@@ -267,7 +266,7 @@ def _write_path(bars: Any, first: int, n_bars: int, net: float, noise: float, sp
         close = _write_bar(bars, first + k, close, target, 0.8 * spread, rng)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _average_true_range(bars: Any, stop: int) -> float:
     """Mean true range of the ATR_BARS bars before bar `stop`."""
     total = 0.0
@@ -276,32 +275,46 @@ def _average_true_range(bars: Any, stop: int) -> float:
     return total / ATR_BARS
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _holds(bars: Any, move: Any) -> bool:
     """Whether the finished bars keep every bound of the move, and its first and last bar go its way."""
     begin = move.start + STATE_BARS
-    closes = move.direction * bars[begin - 1 : begin + move.n_bars, 3]
-    steps = np.diff(closes)
-    net = closes[-1] - closes[0]
-    if net < MIN_NET_ATR * move.atr or net < MIN_EFFICIENCY * np.abs(steps).sum() or min(steps[0], steps[-1]) <= 0:
+    path = 0.0
+    for i in range(begin, begin + move.n_bars):
+        path += abs(bars[i, 3] - bars[i - 1, 3])
+    last = begin + move.n_bars - 1
+    net = move.direction * (bars[last, 3] - bars[begin - 1, 3])
+    first_step = move.direction * (bars[begin, 3] - bars[begin - 1, 3])
+    last_step = move.direction * (bars[last, 3] - bars[last - 1, 3])
+    if net < MIN_NET_ATR * move.atr or net < MIN_EFFICIENCY * path or min(first_step, last_step) <= 0:
         return False
-    state = bars[move.start : begin]
-    quiet = state[:, 1].max() - state[:, 2].min() <= MAX_CONSOLIDATION_ATR * move.atr
+    width, leg, given_back, deepest = _measure_state(bars, move.start, move.direction)
     if move.state == CONSOLIDATION:
-        return bool(quiet)
-    up = move.direction > 0
-    tops, bottoms = (state[:, 1], state[:, 2]) if up else (-state[:, 2], -state[:, 1])
-    peak = np.argmax(tops)
-    leg = tops[peak] - bottoms[: peak + 1].min()
-    given_back = (tops[peak] - closes[0]) / leg
-    deepest = (tops[peak] - bottoms[peak:].min()) / leg
-    return bool(not quiet and leg >= MIN_LEG_ATR * move.atr and given_back >= GIVEN_BACK[0] and deepest <= GIVEN_BACK[1])
+        return bool(width <= MAX_CONSOLIDATION_ATR * move.atr)
+    leg_counts = width > MAX_CONSOLIDATION_ATR * move.atr and leg >= MIN_LEG_ATR * move.atr
+    return bool(leg_counts and given_back >= GIVEN_BACK[0] and deepest <= GIVEN_BACK[1])
+
+
+@njit(cache=True)
+def _measure_state(bars: Any, first: int, direction: int) -> tuple[float, float, float, float]:
+    """Of the STATE_BARS bars from `first`: range and leg in ticks, and the shares of the leg that the last close and
+    the deepest point after the peak give back. Direction -1 mirrors it.
+    """
+    peak, lowest, leg, deepest = -np.inf, np.inf, 0.0, 0.0
+    for i in range(first, first + STATE_BARS):
+        top, bottom = (bars[i, 1], bars[i, 2]) if direction > 0 else (-bars[i, 2], -bars[i, 1])
+        lowest = min(lowest, bottom)
+        if top > peak:
+            peak, leg, deepest = top, top - lowest, bottom
+        deepest = min(deepest, bottom)
+    close = direction * bars[first + STATE_BARS - 1, 3]
+    return peak - lowest, leg, (peak - close) / max(leg, 1.0), (peak - deepest) / max(leg, 1.0)
 
 
 def _volume(bars: pd.DataFrame, season: Any, rng: np.random.Generator) -> Any:
     """Contracts per bar, at least 1: a power of the season and of how much wider than its season the bar is."""
     relative_range = ((bars["high"] - bars["low"]).to_numpy() + TICK) / (bars["close"].to_numpy() * season)
-    volume = 55 * (season / 1e-4) ** 2.0 * relative_range**1.1 * np.exp(0.4 * rng.standard_normal(len(bars)))
+    volume = 60 * (season / 1e-4) ** 2.0 * relative_range**1.1 * np.exp(0.4 * rng.standard_normal(len(bars)))
     return np.maximum(np.round(volume), 1.0)
 
 

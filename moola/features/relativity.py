@@ -22,17 +22,17 @@ its value would depend on where the series began.
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-from numba import from_dtype, njit, types
+from numba import njit, types
 from pydantic import Field, ValidationError, model_validator
 
 from moola import WINDOW
 from moola.errors import DataError
 from moola.features import zigzag
-from moola.features.zigzag import SWINGS_TYPE, UNSET, no_swings, update_swings
+from moola.features.zigzag import SWINGS_TYPE, UNSET, Swings, next_swings
 from moola.specs import FeatureConfig, Spec
 
 FEATURE_RANGES = {
@@ -53,87 +53,88 @@ N_FEATURES = len(FEATURE_NAMES)
 PRICES = ("open", "high", "low", "close")
 SCHEMA = "moola.features.FeatureState/1"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Bar = Annotated[int, Field(ge=UNSET)]
 ZERO_ATR = 1e-8  # divides a distance where the ATR is 0
 
-# What one bar hands to the next, besides the swings and the last true ranges.
-CARRY = np.dtype([("n_bars", np.int64), ("ema_range", np.float64), ("previous_close", np.float64)], align=True)
+
+class Carry(NamedTuple):
+    """What one bar hands to the next, besides the last true ranges."""
+
+    n_bars: int = 0
+    ema_range: float = 0.0
+    previous_close: float = 0.0
+    swings: Swings = Swings()
 
 
-@njit(types.float64(types.float64, types.float64, types.float64), cache=True, nogil=True)
+CARRY_TYPE = types.NamedTuple([types.int64, types.float64, types.float64, SWINGS_TYPE], Carry)
+
+
+@njit(types.float64(types.float64, types.float64, types.float64), cache=True, nogil=True, error_model="numpy")
 def _clip(value: float, least: float, most: float) -> float:
     return least if value < least else most if value > most else value
 
 
-@njit(
-    types.float64(types.float64[::1], types.int64, types.int64, types.float64),
-    cache=True,
-    nogil=True,
-)
-def _average_true_range(true_ranges: Any, n_before: int, period: int, true_range: float) -> float:
-    """Take in a true range, `n_before` having come before it; the mean of the last (up to) `period`, oldest first.
-
-    `true_ranges` float64 [2 * period] holds each value twice, `period` apart, so that the last ones lie in a row.
-    """
-    slot = n_before % period
-    true_ranges[slot] = true_ranges[slot + period] = true_range
-    n = min(n_before + 1, period)
+@njit(types.float64(types.float64[::1], types.int64, types.int64), cache=True, nogil=True, error_model="numpy")
+def _mean(values: Any, start: int, stop: int) -> float:
+    """Of values[start:stop], added one after the other."""
     total = 0.0
-    for j in range(slot + period + 1 - n, slot + period + 1):
-        total += true_ranges[j]
-    return total / n
+    for j in range(start, stop):
+        total += values[j]
+    return total / (stop - start)
 
 
-_ROWS = types.Array(types.float32, 2, "C")
-_KERNEL = types.void(
+_FILL = CARRY_TYPE(
     *[types.Array(types.float64, 1, "C", readonly=True)] * 4,
-    *[types.Array(from_dtype(CARRY), 1, "C"), types.Array(SWINGS_TYPE, 1, "C"), types.float64[::1]],
+    *[CARRY_TYPE, types.float64[::1]],
     *[types.float64, types.int64, types.float64, types.int64, types.float64, types.float64],
-    _ROWS,
+    types.float32[:, ::1],
 )
 
 
-def _compile(zigzag_source: int) -> Callable[..., None]:
+def _compile(zigzag_source: int) -> Callable[..., Carry]:
     """The compiled pass over bars. numba's cache looks at this file and at closures, not at what is called in other
     files: `zigzag_source`, a digest of zigzag.py, is in the closure so that a change there is compiled too."""
 
-    @njit(_KERNEL, cache=True, nogil=True)
+    @njit(_FILL, cache=True, nogil=True, error_model="numpy")
     def fill(
-        opens, highs, lows, closes, carries, all_swings, true_ranges, alpha, period, k, lookback, retrace, eps, rows
+        opens, highs, lows, closes, carry, true_ranges, alpha, period, k, lookback, retrace, eps, rows
     ):  # type: ignore[no-untyped-def]
         zigzag_source  # noqa: B018
-        carry, swings = carries[0], all_swings[0]
+        n_before, ema_range, previous_close, swings = carry
+        slot = max(n_before - 1, 0) % period  # of the next true range
         for j in range(len(opens)):
-            i, open_, high, low, close = carry.n_bars, opens[j], highs[j], lows[j], closes[j]
+            i, open_, high, low, close = n_before + j, opens[j], highs[j], lows[j], closes[j]
             r = high - low
             R = max(r, eps)
             atr = 0.0
             if i == 0:
-                carry.ema_range = r
+                ema_range = r
             else:
-                carry.ema_range = alpha * r + (1.0 - alpha) * carry.ema_range
-                true_range = max(r, max(abs(high - carry.previous_close), abs(low - carry.previous_close)))
-                atr = _average_true_range(true_ranges, i - 1, period, true_range)
-            carry.previous_close, carry.n_bars = close, i + 1
-            update_swings(swings, i, high, low, close, atr, k, lookback, retrace)
+                ema_range = alpha * r + (1.0 - alpha) * ema_range
+                true_range = max(r, max(abs(high - previous_close), abs(low - previous_close)))
+                true_ranges[slot] = true_ranges[slot + period] = true_range
+                slot = slot + 1 if slot + 1 < period else 0
+                atr = _mean(true_ranges, slot + period - min(i, period), slot + period)
+            previous_close = close
+            swings = next_swings(swings, i, high, low, close, atr, k, lookback, retrace)
             body_pct = _clip((close - open_) / R, -1.0, 1.0)
-            range_z = _clip(r / max(carry.ema_range, eps), 0.0, 3.0)
-            row = rows[j]
-            row[0] = _clip((open_ - low) / R, 0.0, 1.0)
-            row[1] = _clip((close - low) / R, 0.0, 1.0)
-            row[2] = body_pct
-            row[3] = _clip((high - max(open_, close)) / R, 0.0, 1.0)
-            row[4] = _clip((min(open_, close) - low) / R, 0.0, 1.0)
-            row[5] = range_z
+            range_z = _clip(r / max(ema_range, eps), 0.0, 3.0)
+            rows[j, 0] = _clip((open_ - low) / R, 0.0, 1.0)
+            rows[j, 1] = _clip((close - low) / R, 0.0, 1.0)
+            rows[j, 2] = body_pct
+            rows[j, 3] = _clip((high - max(open_, close)) / R, 0.0, 1.0)
+            rows[j, 4] = _clip((min(open_, close) - low) / R, 0.0, 1.0)
+            rows[j, 5] = range_z
             divisor = atr if atr != 0.0 else ZERO_ATR
-            row[6] = row[7] = row[8] = row[9] = 0.0
+            rows[j, 6] = rows[j, 7] = rows[j, 8] = rows[j, 9] = 0.0
             if swings.high_bar != UNSET:
-                row[6] = _clip((swings.high_price - close) / divisor, -3.0, 3.0)
-                row[8] = _clip((i - swings.high_bar) / WINDOW, 0.0, 3.0)
+                rows[j, 6] = _clip((swings.high_price - close) / divisor, -3.0, 3.0)
+                rows[j, 8] = _clip((i - swings.high_bar) / WINDOW, 0.0, 3.0)
             if swings.low_bar != UNSET:
-                row[7] = _clip((close - swings.low_price) / divisor, -3.0, 3.0)
-                row[9] = _clip((i - swings.low_bar) / WINDOW, 0.0, 3.0)
-            row[10] = _clip(range_z * swings.trend * body_pct, -2.0, 2.0)
+                rows[j, 7] = _clip((close - swings.low_price) / divisor, -3.0, 3.0)
+                rows[j, 9] = _clip((i - swings.low_bar) / WINDOW, 0.0, 3.0)
+            rows[j, 10] = _clip(range_z * swings.trend * body_pct, -2.0, 2.0)
+
+        return Carry(n_before + len(opens), ema_range, previous_close, swings)
 
     return fill  # type: ignore[no-any-return]
 
@@ -158,23 +159,22 @@ class FeatureState:
 
     def __init__(self, config: FeatureConfig = FeatureConfig()) -> None:  # noqa: B008
         self.config = config
-        self._carry = np.zeros(1, CARRY)
-        self._swings = no_swings()
+        self._carry = Carry()
         self._true_ranges = np.zeros(2 * config.atr_period)
 
     @property
     def n_bars(self) -> int:
         """Bars taken in so far."""
-        return int(self._carry["n_bars"][0])
+        return self._carry.n_bars
 
     def extend(self, bars: pd.DataFrame) -> np.ndarray:
         """Take in the bars that follow: their features, float32 [n_chunk, 11]. Raises DataError, the state unchanged."""
         prices = [_column(bars, name, self.n_bars) for name in PRICES]
         rows = np.empty((len(bars), N_FEATURES), np.float32)
         c = self.config
-        _fill(
+        self._carry = _fill(
             *prices,
-            *(self._carry, self._swings, self._true_ranges),
+            *(self._carry, self._true_ranges),
             2.0 / (c.ema_range_period + 1),
             c.atr_period,
             c.zigzag_k,
@@ -187,11 +187,10 @@ class FeatureState:
 
     def to_json(self) -> str:
         """The state as JSON; `from_json` restores it to the last bit."""
-        n, period = min(max(self.n_bars - 1, 0), self.config.atr_period), self.config.atr_period
-        stop = (self.n_bars - 2) % period + period + 1
-        carry, swings = (dict(zip(a.dtype.names, a[0].item(), strict=True)) for a in (self._carry, self._swings))
-        true_ranges = self._true_ranges[stop - n : stop].tolist()
-        saved = _Saved(schema_id=SCHEMA, config=self.config, **carry, swings=swings, true_ranges=true_ranges)
+        n_true_ranges, period = max(self.n_bars - 1, 0), self.config.atr_period
+        stop = n_true_ranges % period + period
+        true_ranges = self._true_ranges[stop - min(n_true_ranges, period) : stop].tolist()
+        saved = _Saved(schema_id=SCHEMA, config=self.config, carry=self._carry, true_ranges=true_ranges)
         return saved.model_dump_json()
 
     @classmethod
@@ -206,26 +205,11 @@ class FeatureState:
             theirs, ours = saved.config.model_dump(), config.model_dump()
             differ = ", ".join(f"{name} {theirs[name]} is not {ours[name]}" for name in ours if theirs[name] != ours[name])
             raise DataError(f"a feature state must be continued with the configuration it was made with: {differ}")
-        state, first = cls(saved.config), saved.n_bars - 1 - len(saved.true_ranges)
-        state._carry[0] = saved.n_bars, saved.ema_range, saved.previous_close
-        state._swings[0] = tuple(saved.swings.model_dump().values())
-        for n_before, true_range in enumerate(saved.true_ranges, first):
-            _average_true_range(state._true_ranges, n_before, saved.config.atr_period, true_range)
+        state, n = cls(saved.config), len(saved.true_ranges)
+        state._carry = saved.carry
+        slots = (saved.carry.n_bars - 1 - n + np.arange(n)) % saved.config.atr_period
+        state._true_ranges[slots] = state._true_ranges[slots + saved.config.atr_period] = saved.true_ranges
         return state
-
-
-class _Swings(Spec):
-    """`zigzag.SWINGS`, field by field and in its order."""
-
-    trend: Literal[-1, 0, 1]
-    extreme_bar: Bar
-    extreme_price: Finite
-    candidate_bar: Bar
-    candidate_price: Finite
-    high_bar: Bar
-    high_price: Finite
-    low_bar: Bar
-    low_price: Finite
 
 
 class _Saved(Spec):
@@ -233,19 +217,13 @@ class _Saved(Spec):
 
     schema_id: Literal["moola.features.FeatureState/1"]
     config: FeatureConfig
-    n_bars: Annotated[int, Field(ge=0)]
-    ema_range: Finite
-    previous_close: Finite
-    swings: _Swings
+    carry: Carry
     true_ranges: list[Finite]  # the last (up to) atr_period, oldest first
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.true_ranges) != (n := min(max(self.n_bars - 1, 0), self.config.atr_period)):
-            raise ValueError(f"{self.n_bars} bars leave {n} true ranges, got {len(self.true_ranges)}")
-        for name, bar in self.swings:
-            if name.endswith("_bar") and bar >= self.n_bars:
-                raise ValueError(f"{name} must be one of the {self.n_bars} bars, got {bar}")
+        if len(self.true_ranges) != (n := min(max(self.carry.n_bars - 1, 0), self.config.atr_period)):
+            raise ValueError(f"{self.carry.n_bars} bars leave {n} true ranges, got {len(self.true_ranges)}")
         return self
 
 

@@ -5,71 +5,66 @@ follow the highs (the lows of a down leg). It turns when the close has come back
 young candidate and the bar's far end lie far enough apart; its extreme is then the last confirmed swing.
 """
 
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-from numba import from_dtype, njit, types
+from numba import njit, types
 
 UNSET = -1  # in place of a bar number
-SWINGS = np.dtype(
-    [
-        ("trend", np.int64),  # of the leg: +1, -1 or 0
-        ("extreme_bar", np.int64),
-        ("extreme_price", np.float64),
-        ("candidate_bar", np.int64),
-        ("candidate_price", np.float64),
-        ("high_bar", np.int64),  # the last confirmed swing high
-        ("high_price", np.float64),
-        ("low_bar", np.int64),  # the last confirmed swing low
-        ("low_price", np.float64),
-    ],
-    align=True,
-)
-SWINGS_TYPE = from_dtype(SWINGS)
 
 
-def no_swings() -> np.ndarray:
-    """The swings before the first bar: SWINGS [1]."""
-    swings = np.zeros(1, SWINGS)
-    for name in ("extreme_bar", "candidate_bar", "high_bar", "low_bar"):
-        swings[name] = UNSET
-    return swings
+class Swings(NamedTuple):
+    """The zigzag after a bar. Prices of bars that are UNSET mean nothing."""
+
+    trend: int = 0
+    extreme_bar: int = UNSET
+    extreme_price: float = 0.0
+    candidate_bar: int = UNSET
+    candidate_price: float = 0.0
+    high_bar: int = UNSET  # the last confirmed swing high
+    high_price: float = 0.0
+    low_bar: int = UNSET  # the last confirmed swing low
+    low_price: float = 0.0
+
+
+SWINGS_TYPE = types.NamedTuple([{int: types.int64, float: types.float64}[t] for t in Swings.__annotations__.values()], Swings)
 
 
 @njit(
-    types.void(SWINGS_TYPE, *[types.int64] + [types.float64] * 4, types.float64, types.int64, types.float64),
+    SWINGS_TYPE(SWINGS_TYPE, types.int64, *[types.float64] * 5, types.int64, types.float64),
     cache=True,
     nogil=True,
+    error_model="numpy",
 )
-def update_swings(
-    swings: Any, bar: int, high: float, low: float, close: float, atr: float, k: float, lookback: int, retrace: float
-) -> None:
-    """Take in one closed bar. `retrace` is the hybrid rule's, in ATR; infinity switches that rule off.
+def next_swings(
+    swings: Swings, bar: int, high: float, low: float, close: float, atr: float, k: float, lookback: int, retrace: float
+) -> Swings:
+    """The zigzag after one more closed bar. `retrace` is the hybrid rule's, in ATR; infinity switches that rule off.
 
     A down leg is the up leg of the negated prices. Negation is exact, so one code serves both and rounds like two.
     """
-    if swings.trend == 0:
+    trend, extreme_bar, extreme, candidate_bar, candidate, high_bar, high_price, low_bar, low_price = swings
+    if trend == 0:
         if bar >= 1 and atr > 0.0:
-            swings.trend, swings.extreme_bar, swings.extreme_price = 1, bar, close
-        return
-    sign = float(swings.trend)
-    top = high if swings.trend > 0 else -low  # where the leg is heading
-    bottom = low if swings.trend > 0 else -high  # the bar's far end
-    extreme, candidate = sign * swings.extreme_price, sign * swings.candidate_price
-    extreme_bar, candidate_bar = swings.extreme_bar, swings.candidate_bar
+            trend, extreme_bar, extreme = 1, bar, close
+        return Swings(trend, extreme_bar, extreme, candidate_bar, candidate, high_bar, high_price, low_bar, low_price)
+    up, sign = trend > 0, float(trend)
+    top = high if up else -low  # where the leg is heading
+    bottom = low if up else -high  # the bar's far end
+    extreme, candidate = sign * extreme, sign * candidate
     if top > extreme:
         extreme_bar, extreme = bar, top
-    if candidate_bar == UNSET or top > candidate:
+    if (candidate_bar == UNSET) | (top > candidate):
         candidate_bar, candidate = bar, top
     by_close = extreme - sign * close >= k * atr
-    by_candidate = bar - candidate_bar <= lookback and candidate - bottom >= retrace * atr
-    if atr > 0.0 and (by_close or by_candidate):
-        if swings.trend > 0:
-            swings.high_bar, swings.high_price = extreme_bar, extreme
+    by_candidate = (bar - candidate_bar <= lookback) & (candidate - bottom >= retrace * atr)
+    if (atr > 0.0) & (by_close | by_candidate):
+        if up:
+            high_bar, high_price = extreme_bar, extreme
         else:
-            swings.low_bar, swings.low_price = extreme_bar, -extreme
-        swings.trend = -swings.trend
+            low_bar, low_price = extreme_bar, -extreme
+        trend = -trend
         extreme_bar = candidate_bar = bar
         extreme = candidate = bottom
-    swings.extreme_bar, swings.extreme_price = extreme_bar, sign * extreme
-    swings.candidate_bar, swings.candidate_price = candidate_bar, sign * candidate
+    return Swings(
+        trend, extreme_bar, sign * extreme, candidate_bar, sign * candidate, high_bar, high_price, low_bar, low_price
+    )
