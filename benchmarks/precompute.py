@@ -89,7 +89,15 @@ def run_job(folder: Path, bars: Path, windows: str) -> tuple[float, float]:
     """(seconds, peak MB of the job's process) of `launch.py precompute`, started cold, in a store of its own."""
     shutil.rmtree(folder / "store", ignore_errors=True)
     env = {**os.environ, "MOOLA_STORE": f"file://{folder}/store", "MOOLA_WORK": str(folder / "work")}
-    command = [sys.executable, str(ROOT / "deploy" / "launch.py"), "precompute", "--bars", str(bars), "--windows", windows]
+    command = [
+        sys.executable,
+        str(ROOT / "deploy" / "launch.py"),
+        "precompute",
+        "--bars",
+        str(bars),
+        "--windows",
+        windows,
+    ]
     before = time.perf_counter()
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)  # rusage covers the job too: the launcher waited for it

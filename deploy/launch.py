@@ -16,9 +16,8 @@ import typer  # noqa: E402
 from moola.errors import MoolaError  # noqa: E402
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help stays quick
-    from moola.store import Store
-
     from deploy.settings import Settings
+    from moola.store import Store
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 store_app = typer.Typer(help="Look after the store.", no_args_is_help=True)
@@ -210,7 +209,7 @@ def store_check(
     save: Annotated[bool, typer.Option("--save", help="keep what was found as the store's profile.json")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Probe what the provider can do: conditional writes, checksums, parts, ranges. """
+    """Probe what the provider can do: conditional writes, checksums, parts, ranges."""
     from rich.console import Console
     from rich.table import Table
 

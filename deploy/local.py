@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from moola.store import Store
-
 from deploy import tail
 from deploy.settings import Settings
 from moola.runs import attempt_id_now, mark_lost
+from moola.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 

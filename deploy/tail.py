@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from moola.store import Store
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from moola.runs import FINAL_STATES, attempt_key, log_records, run_state
+from moola.store import Store
 
 
 def records(

@@ -4,47 +4,17 @@ In a container or as the launcher's child: MOOLA_STORE and MOOLA_RUN name the st
 what to do. With no MOOLA_RUN the shipped spec is submitted and run.
 """
 
-import io
-import itertools
-import logging
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from moola.bars import Bars, probe_bars, read_bars, write_bars
-from moola.store import BytesSource, Store, fetch_uri
-from moola.synthetic import make_market
-
-from moola import WINDOW
-from moola.errors import ArtifactError
-from moola.features import FEATURE_NAMES, FEATURE_RANGES, FeatureState
-from moola.runs import Attempt, describe_input, describe_run, pull_input, put_input, run_job, submit
+from moola.bars import probe_bars
+from moola.runs import Attempt, describe_input, describe_run, put_input, run_job, submit
 from moola.specs import PrecomputeSpec, read_spec
-from moola.verify import Report, check_metadata, check_splits, check_stats, stats_of_rows
-from moola.windows import (
-    BARS,
-    FEATURES,
-    MASK,
-    METADATA,
-    SPLITS_FILE,
-    WindowSource,
-    density,
-    source_sha256,
-    split_windows,
-    splits_document,
-    to_json,
-    to_npy,
-    valid_ratio,
-    valid_rows,
-)
+from moola.store import Store, fetch_uri
 
-log = logging.getLogger("moola")
-PARQUET, NPY, JSON = "application/vnd.apache.parquet", "application/x-npy", "application/json"
 SPEC = Path(__file__).with_suffix(".yaml")
 
 
@@ -71,108 +41,11 @@ def submit_shipped(store: Store, work: Path) -> str:
     return run_id
 
 
-def load_bars(attempt: Attempt, spec: PrecomputeSpec, inputs: dict[str, dict[str, Any]]) -> Bars:
-    """The input's bars; without an input the synthetic market's, whose planted moves become an artifact."""
-    if "bars" in inputs:
-        attempt.stage("read bars")
-        path = pull_input(attempt.store, inputs["bars"], attempt.work.parent)
-        return read_bars(path, timezone=spec.timezone, on_bad_bars=spec.on_bad_bars)
-    attempt.stage("make synthetic bars")
-    market = make_market(spec.synthetic)
-    moves = io.BytesIO()
-    market.moves.to_parquet(moves)
-    attempt.write("moves.parquet", moves.getvalue(), PARQUET)
-    path = attempt.work / "synthetic.parquet"
-    write_bars(market.bars, path)
-    return read_bars(path)
+def work_on(attempt: Attempt, document: dict[str, Any]) -> None:
+    from moola.precompute import precompute  # numba and the rest: the launcher, which only prepares, need not pay
 
-
-def describe(spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, rows: Any, valid: Any) -> dict[str, Any]:
-    """metadata.json but for the timing and the digest of the windows."""
-    return {
-        "moola": document["moola"],
-        "source": "bars" if document["inputs"] else "synthetic",
-        "inputs": document["inputs"],
-        "feature_names": list(FEATURE_NAMES),
-        "feature_ranges": {name: list(FEATURE_RANGES[name]) for name in FEATURE_NAMES},
-        "config": spec.features.model_dump(mode="json"),
-        "on_bad_bars": spec.on_bad_bars,
-        "n_windows": len(rows) - WINDOW + 1,
-        "window_bars": WINDOW,
-        **bars.report.as_dict(),
-        "valid_ratio": valid_ratio(valid),
-        "density": dict(zip(FEATURE_NAMES, density(rows).tolist(), strict=True)),
-        "windows": spec.windows,
-    }
-
-
-def check(metadata: dict[str, Any], split_document: dict[str, Any], rows: Any) -> None:
-    """The checks that need no file. Raises ArtifactError that lists those that fail."""
-    stats = stats_of_rows(rows)
-    report = Report(stats=stats)
-    check_metadata(report, metadata)
-    check_stats(report, stats)
-    check_splits(report, split_document, metadata["n_windows"])
-    failed = [f"{c.name}: {c.value}, must be {c.bound}" for c in report.checks if not c.passed]
-    if failed:
-        raise ArtifactError("the feature set does not verify: " + "; ".join(failed))
-    log.info("verified: %d checks passed", len(report.checks))
-
-
-def write_windows(attempt: Attempt, rows: Any, windows: str) -> dict[str, Any]:
-    """Store features_11d.npy, or record the sha256 that pull rebuilds it to."""
-    source = WindowSource(rows)
-    npy = {"dtype": str(source.dtype), "shape": list(source.shape)}
-    attempt.stage(f"{'upload' if windows == 'stored' else 'hash'} {FEATURES}", source.size, "bytes")
-    if windows == "stored":
-        sha256 = attempt.upload(FEATURES, source, NPY, npy)
-    else:
-        sha256 = source_sha256(source, attempt.advance)
-        attempt.derive(FEATURES, source.size, sha256, npy, rule=f"windows of {BARS}")
-    return {"path": FEATURES, "size": source.size, "sha256": sha256, **npy}
-
-
-def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
-    """Bars -> feature set. Raises DataError for bad bars, ArtifactError if what was made does not verify."""
-    spec = PrecomputeSpec.model_validate(document["spec"])
-    clock = [time.perf_counter()]
-    bars = load_bars(attempt, spec, document["inputs"])
-    clock.append(time.perf_counter())
-    log_report(bars)
-
-    attempt.stage("compute features", len(bars.frame), "bars")
-    state = FeatureState(spec.features)
-    rows, valid, times = state.extend(bars.frame), valid_rows(bars.flagged), pd.DatetimeIndex(bars.frame.index)
-    rule, splits = split_windows(times, spec.splits)
-    split_document = splits_document(rule, splits, times)
-    metadata = describe(spec, document, bars, rows, valid)
-    check(metadata, split_document, rows)
-    clock.append(time.perf_counter())
-
-    attempt.stage("upload bars, mask and splits")
-    clean = io.BytesIO()
-    write_bars(bars.frame, clean)
-    attempt.write("bars.parquet", clean.getvalue(), PARQUET)
-    attempt.write("feature_state.json", state.to_json().encode(), JSON)
-    attempt.write(SPLITS_FILE, to_json(split_document), JSON)
-    attempt.upload(BARS, BytesSource(to_npy(rows)), NPY, {"dtype": str(rows.dtype), "shape": list(rows.shape)})
-    mask = WindowSource(valid)
-    attempt.upload(MASK, mask, NPY, {"dtype": str(mask.dtype), "shape": list(mask.shape)})
-    metadata["features_11d"] = write_windows(attempt, rows, spec.windows)
-    clock.append(time.perf_counter())
-    laps = [round(b - a, 3) for a, b in itertools.pairwise(clock)]
-    metadata["timing_s"] = dict(zip(("bars", "features", "store"), laps, strict=True))
-    attempt.write(METADATA, to_json(metadata), JSON)
-
-
-def log_report(bars: Bars) -> None:
-    """Say what was read: bars, dates, gaps, and what was dropped."""
-    report = bars.report
-    log.info("%s bars from %s to %s", f"{report.n_bars:,}", report.first, report.last)
-    log.info("gaps: %s", report.gaps)
-    if report.dropped:
-        log.warning("dropped bars, by rule: %s", report.dropped)
+    precompute(attempt, document)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("precompute", precompute, submit_shipped))
+    sys.exit(run_job("precompute", work_on, submit_shipped))

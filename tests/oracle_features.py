@@ -1,5 +1,5 @@
 """The 11 features bar by bar in plain Python floats: a transcription of the written definition, and the oracle of
-`moola.features`. It imports nothing of moola and shares no code with it. Slow on purpose: read it beside the definition.
+`moola.features`. It imports nothing of moola and shares no code with it. Slow on purpose: to be read beside the text.
 """
 
 from collections.abc import Iterator

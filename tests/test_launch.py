@@ -150,7 +150,11 @@ def test_the_job_runs_by_itself_as_in_a_container(launch: Launcher, bars: Path) 
     [
         (["--set", "windoes=virtual"], 3, r"windoes: Extra inputs are not permitted, got 'virtual'"),
         (["--set", "features.zigzag_kk=1"], 3, "features.zigzag_kk: Extra inputs"),
-        (["--set", "features.atr_period=0"], 3, "features.atr_period: Input should be greater than or equal to 1, got 0"),
+        (
+            ["--set", "features.atr_period=0"],
+            3,
+            "features.atr_period: Input should be greater than or equal to 1, got 0",
+        ),
         (["--set", "features.zigzag_k=-1"], 3, "features.zigzag_k: Input should be greater than 0, got -1"),
         (["--set", "features.zigzag_k=.inf"], 3, "features.zigzag_k: Input should be a finite number"),
         (["--set", "bars.path=x"], 3, "bars.path cannot be set: bars is None"),

@@ -141,7 +141,9 @@ def test_sparse_features_fail_density_though_they_live(damaged: Path) -> None:
     rows = np.load(damaged / "bars_11d.npy")
     rows[np.random.default_rng(0).random(rows.shape) < 0.6] = 0
     np.save(damaged / "bars_11d.npy", rows)
-    np.save(damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy())
+    np.save(
+        damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy()
+    )
     assert failed(damaged) == ["non-zero density"]
 
 
@@ -154,7 +156,9 @@ def test_shuffled_windows_fail_the_slide(damaged: Path) -> None:
 def test_windows_of_other_rows_than_bars_11d_fail(damaged: Path) -> None:
     """Windows that slide, but over rows that are not those of bars_11d.npy."""
     rows = np.load(damaged / "bars_11d.npy")[::-1]
-    np.save(damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy())
+    np.save(
+        damaged / "features_11d.npy", np.lib.stride_tricks.sliding_window_view(rows, WINDOW, 0).swapaxes(1, 2).copy()
+    )
     assert failed(damaged) == ["windows slide by one bar"]
 
 

@@ -4,9 +4,9 @@ from moola.features.relativity import (
     FEATURE_NAMES,
     FEATURE_RANGES,
     N_FEATURES,
-    FeatureConfig,
     FeatureState,
     compute_features,
 )
+from moola.specs import FeatureConfig
 
 __all__ = ["FEATURE_NAMES", "FEATURE_RANGES", "N_FEATURES", "FeatureConfig", "FeatureState", "compute_features"]

@@ -22,12 +22,12 @@ its value would depend on where the series began.
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from numba import njit, types
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
 
 from moola import WINDOW
 from moola.errors import DataError
@@ -52,7 +52,6 @@ FEATURE_NAMES = tuple(FEATURE_RANGES)
 N_FEATURES = len(FEATURE_NAMES)
 PRICES = ("open", "high", "low", "close")
 SCHEMA = "moola.features.FeatureState/1"
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 ZERO_ATR = 1e-8  # divides a distance where the ATR is 0
 
 
@@ -65,7 +64,9 @@ class Carry(NamedTuple):
     swings: Swings = Swings()
 
 
-CARRY_TYPE = types.NamedTuple([types.int64, types.float64, types.float64, SWINGS_TYPE], Carry)
+CARRY_TYPE = types.NamedTuple(  # type: ignore[no-untyped-call]
+    [types.int64, types.float64, types.float64, SWINGS_TYPE], Carry
+)
 
 
 @njit(types.float64(types.float64, types.float64, types.float64), cache=True, nogil=True, error_model="numpy")
@@ -96,8 +97,20 @@ def _compile(zigzag_source: int) -> Callable[..., Carry]:
 
     @njit(_FILL, cache=True, nogil=True, error_model="numpy")
     def fill(
-        opens, highs, lows, closes, carry, true_ranges, alpha, period, k, lookback, retrace, eps, rows
-    ):  # type: ignore[no-untyped-def]
+        opens: Any,
+        highs: Any,
+        lows: Any,
+        closes: Any,
+        carry: Carry,
+        true_ranges: Any,
+        alpha: float,
+        period: int,
+        k: float,
+        lookback: int,
+        retrace: float,
+        eps: float,
+        rows: Any,
+    ) -> Carry:
         zigzag_source  # noqa: B018
         n_before, ema_range, previous_close, swings = carry
         slot = max(n_before - 1, 0) % period  # of the next true range
@@ -136,7 +149,7 @@ def _compile(zigzag_source: int) -> Callable[..., Carry]:
 
         return Carry(n_before + len(opens), ema_range, previous_close, swings)
 
-    return fill  # type: ignore[no-any-return]
+    return fill
 
 
 _fill = _compile(zlib.crc32(Path(zigzag.__file__).read_bytes()))
@@ -168,7 +181,7 @@ class FeatureState:
         return self._carry.n_bars
 
     def extend(self, bars: pd.DataFrame) -> np.ndarray:
-        """Take in the bars that follow: their features, float32 [n_chunk, 11]. Raises DataError, the state unchanged."""
+        """Take in the next bars: their features, float32 [n_chunk, 11]. Raises DataError and leaves the state as it was."""
         prices = [_column(bars, name, self.n_bars) for name in PRICES]
         rows = np.empty((len(bars), N_FEATURES), np.float32)
         c = self.config
@@ -203,7 +216,7 @@ class FeatureState:
             raise DataError(f"a feature state must be one that to_json wrote: {error}") from error
         if config is not None and config != saved.config:
             theirs, ours = saved.config.model_dump(), config.model_dump()
-            differ = ", ".join(f"{name} {theirs[name]} is not {ours[name]}" for name in ours if theirs[name] != ours[name])
+            differ = ", ".join(f"{name} {theirs[name]} is not {v}" for name, v in ours.items() if theirs[name] != v)
             raise DataError(f"a feature state must be continued with the configuration it was made with: {differ}")
         state, n = cls(saved.config), len(saved.true_ranges)
         state._carry = saved.carry
@@ -215,13 +228,17 @@ class FeatureState:
 class _Saved(Spec):
     """What `to_json` writes; no field has a default, so that a missing one is refused."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     schema_id: Literal["moola.features.FeatureState/1"]
     config: FeatureConfig
     carry: Carry
-    true_ranges: list[Finite]  # the last (up to) atr_period, oldest first
+    true_ranges: list[float]  # the last (up to) atr_period, oldest first
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.carry.n_bars < 0 or abs(self.carry.swings.trend) > 1:
+            raise ValueError(f"n_bars must be >= 0 and trend one of -1, 0, 1, got {self.carry}")
         if len(self.true_ranges) != (n := min(max(self.carry.n_bars - 1, 0), self.config.atr_period)):
             raise ValueError(f"{self.carry.n_bars} bars leave {n} true ranges, got {len(self.true_ranges)}")
         return self

@@ -26,7 +26,8 @@ class Swings(NamedTuple):
     low_price: float = 0.0
 
 
-SWINGS_TYPE = types.NamedTuple([{int: types.int64, float: types.float64}[t] for t in Swings.__annotations__.values()], Swings)
+_NUMBER = {int: types.int64, float: types.float64}
+SWINGS_TYPE = types.NamedTuple([_NUMBER[t] for t in Swings.__annotations__.values()], Swings)  # type: ignore[no-untyped-call]
 
 
 @njit(

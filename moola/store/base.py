@@ -16,7 +16,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moola.errors import ArtifactError, ConflictError, DataError, MoolaError
-from moola.store.upload import BytesSource, OnProgress, Part, Source, Stored, Upload, crc64, start, upload_parts
+from moola.store.upload import (
+    BytesSource,
+    Journal,
+    OnProgress,
+    Part,
+    Source,
+    Stored,
+    Upload,
+    crc64,
+    start,
+    upload_parts,
+)
 
 MIB = 1 << 20
 PROFILE_KEY = "profile.json"
@@ -155,11 +166,12 @@ class Store(ABC):
         """
         check_key(key)
         part_size = part_size or max(self.profile.part_mib * MIB, -(-source.size // MAX_PARTS))
-        if source.size <= part_size:
+        record = Journal(journal, self.url, source.size)
+        if source.size <= part_size and record.read() is None:
             return self._upload_whole(key, source, on_progress)
         workers = self.profile.workers
         return upload_parts(
-            self, key, source, part_size=part_size, workers=workers, journal=journal, on_progress=on_progress
+            self, key, source, part_size=part_size, workers=workers, journal=record, on_progress=on_progress
         )
 
     def _upload_whole(self, key: str, source: Source, on_progress: OnProgress | None) -> Stored:
@@ -330,15 +342,14 @@ def check_key(key: str) -> str:
     return key
 
 
-def parse_profile(data: bytes | None, url: str) -> Profile:
-    """The profile in `profile.json`, the defaults if there is none. Raises DataError."""
-    if data is None:
-        return Profile()
+def parse_profile(data: bytes | None, url: str, part_mib: int = 32) -> Profile:
+    """The profile in `profile.json`, with `part_mib` where it does not say one. Raises DataError."""
     try:
-        return Profile.model_validate_json(data)
+        profile = Profile.model_validate_json(data or b"{}")
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(f"the store's profile is not valid: {faults} ({url}/{PROFILE_KEY})") from error
+    return profile if "part_mib" in profile.model_fields_set else profile.model_copy(update={"part_mib": part_mib})
 
 
 def implied_profile(probes: list[Probe]) -> Profile:

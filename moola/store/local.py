@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from io import FileIO
@@ -13,6 +14,7 @@ from moola.store.base import PROFILE_KEY, Head, Store, check_key, parse_profile,
 from moola.store.upload import Part, Upload, crc64
 
 PARTS = ".parts"
+PART_MIB = 8  # a part that is filled, hashed and written while it is in the processor's cache
 
 
 class FileStore(Store):
@@ -23,7 +25,8 @@ class FileStore(Store):
             raise DataError(f"a file:// store must be a folder, got {root}")
         self.root = root.resolve()
         self.url = self.root.as_uri()
-        self.profile = parse_profile(self.get_or_none(PROFILE_KEY), self.url)
+        self.profile = parse_profile(self.get_or_none(PROFILE_KEY), self.url, PART_MIB)
+        self._writing = threading.Lock()  # several writers of one file only wait for each other, and slowly
 
     def get_or_none(self, key: str) -> bytes | None:
         with _os_errors(self.url):
@@ -100,7 +103,7 @@ class FileStore(Store):
         return kept
 
     def send_part(self, upload: Upload, number: int, data: memoryview, crc64nvme: str) -> str:  # noqa: ARG002
-        with _os_errors(self.url), FileIO(self._part_path(upload.upload_id), "r+") as stream:
+        with _os_errors(self.url), self._writing, FileIO(self._part_path(upload.upload_id), "r+") as stream:
             stream.seek((number - 1) * upload.part_size)
             write_all(stream, data)
         return ""

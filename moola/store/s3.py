@@ -114,7 +114,8 @@ class S3Store(Store):
             for page in pages.paginate(Bucket=self.bucket, Prefix=start, Delimiter="/"):
                 names += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
                 names += [item["Key"] for item in page.get("Contents", [])]
-        return sorted(name.removeprefix(start).rstrip("/") for name in names)
+        names = [name.removeprefix(start).rstrip("/") for name in names]
+        return sorted(name for name in names if name)  # some servers also list the folder itself
 
     def delete(self, key: str) -> None:
         with _boto_errors(f"{self.url}/{key}"):
@@ -124,16 +125,16 @@ class S3Store(Store):
         def read() -> bytes:
             span = f"bytes={offset}-{offset + length - 1}"
             try:
-                return _body(self._client.get_object(**self._name(key), Range=span, IfMatch=etag))
+                data = _body(self._client.get_object(**self._name(key), Range=span, IfMatch=etag))
             except boto.ClientError as error:
                 if _code(error) in (*MISSING, *EXISTS, "InvalidRange"):
                     raise ArtifactError(f"{key} was changed or removed while it was read ({self.url})") from error
                 raise
+            if len(data) != length:
+                raise _DamagedError(f"{span} is {length} B, got {len(data)} B")
+            return data
 
-        data = self._repeat(key, read)
-        if len(data) != length:
-            raise ArtifactError(f"{key} must have {length} B from {offset} on, got {len(data)} B ({self.url})")
-        return data
+        return self._repeat(key, read)
 
     # -- uploads in parts --
 
@@ -256,7 +257,7 @@ class S3Store(Store):
     def _repeat(self, key: str, call: Callable[[], T]) -> T:
         """`call`, again while its bytes arrive damaged on either side or another writer is at the key."""
         for attempt in range(TRIES):
-            time.sleep(attempt and 0.05 * 4**attempt)
+            time.sleep(attempt and 0.1 * 2**attempt)
             with _boto_errors(f"{self.url}/{key}"):
                 try:
                     return call()

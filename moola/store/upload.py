@@ -59,9 +59,7 @@ class FileSource:
             while buffer:
                 count = stream.readinto(buffer)
                 if not count:
-                    raise DataError(
-                        f"a file must not shrink while it is uploaded, {len(buffer)} B missing ({self._path})"
-                    )
+                    raise DataError(f"a file must not shrink while it is read: {len(buffer)} B missing ({self._path})")
                 buffer = buffer[count:]
 
 
@@ -162,7 +160,10 @@ class Upload:
 
 
 class Journal:
-    """JSON lines {begin, ...}, {part, ...}, {done}, each on disk before the next step; with no path, nothing."""
+    """JSON lines {begin, ...}, {part, ...}, {done}: written before the next step, so they survive kill -9.
+
+    Begin and done also survive a power cut; a part's line lost in one costs that part again. With no path, nothing.
+    """
 
     def __init__(self, path: Path | None, url: str, size: int) -> None:
         self._path, self._about = path, {"url": url, "size": size}
@@ -204,10 +205,12 @@ class Journal:
     def _write(self, line: dict[str, Any], upload: Upload) -> None:
         if self._path is None:
             return
-        text = b"\n" + json.dumps({**line, "upload_id": upload.upload_id}).encode() + b"\n"  # ends a torn line too
+        text = json.dumps({**line, "upload_id": upload.upload_id})
+        data = f"\n{text}\n".encode()  # the first ends a line that a killed process left torn
         with self._lock, self._path.open("ab", buffering=0) as stream:
-            stream.write(text)
-            os.fsync(stream.fileno())
+            stream.write(data)
+            if "part" not in line:
+                os.fsync(stream.fileno())
 
 
 # --- pipeline ---------------------------------------------------------------------------------------------------
@@ -261,12 +264,11 @@ def upload_parts(
     *,
     part_size: int,
     workers: int,
-    journal: Path | None,
+    journal: Journal,
     on_progress: OnProgress | None,
 ) -> Stored:
-    """Write-once upload of an object of at least one part; see `Store.upload`."""
-    record = Journal(journal, store.url, source.size)
-    upload = record.read()
+    """Write-once upload of an object that is not empty; see `Store.upload`."""
+    upload = journal.read()
     kept = store.kept_parts(upload) if upload and not upload.done else None
     if upload is None or kept is None:  # nothing begun, or it was finished, or the store has forgotten it
         for place in dict.fromkeys([upload.key if upload else key, key]):
@@ -274,13 +276,13 @@ def upload_parts(
             if found:
                 return found
         upload, kept = Upload(key, store.begin_parts(key), part_size), {}
-        record.begin(upload)
-    sha256, parts = _send_parts(store, upload, kept, source, workers, record, on_progress)
+        journal.begin(upload)
+    sha256, parts = _send_parts(store, upload, kept, source, workers, journal, on_progress)
     crc = combine_crc64(parts)
     etag = store.finish_parts(upload, parts, crc) or store.holds(upload.key, source.size, sha256, crc)
     if etag is None:
         raise ConflictError(f"{upload.key} is written once and holds other bytes already ({store.url})")
-    record.done(upload)
+    journal.done(upload)
     return Stored(upload.key, source.size, sha256, crc, etag)
 
 
@@ -290,7 +292,7 @@ def _send_parts(
     kept: dict[int, Part],
     source: Source,
     workers: int,
-    record: Journal,
+    journal: Journal,
     on_progress: OnProgress | None,
 ) -> tuple[str, list[Part]]:
     def send(number: int, data: memoryview) -> Part:
@@ -298,7 +300,7 @@ def _send_parts(
         if there and (there.size, there.crc64nvme) == (len(data), crc):
             return there
         part = Part(number, len(data), crc, store.send_part(upload, number, data, crc))
-        record.part(upload, part)
+        journal.part(upload, part)
         return part
 
     return run_parts(source, upload.part_size, workers, send, on_progress)
