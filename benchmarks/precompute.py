@@ -1,6 +1,6 @@
 """What precompute costs, as ratios of two things measured side by side in one run.
 
-    python benchmarks/precompute.py                  # all, on 1.77 M synthetic bars; needs 20 GB of disk and 10 of memory
+    python benchmarks/precompute.py                  # all; needs 20 GB of disk, 10 of memory
     python benchmarks/precompute.py features job     # some of: features, job, virtual, store
 
 Each pair is run in turn, A B A B ..., after a warm-up; a row shows both medians and the median of the paired ratios.

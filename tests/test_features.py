@@ -158,7 +158,7 @@ def test_a_long_walk_off_the_tick_grid_equals_the_transcription():
         ({}, {"atr_period": 11}),
         # With the default rules k decides nothing on such bars: the hybrid rule has always spoken before.
         ({"hybrid_min_retrace_atr": None}, {"zigzag_k": 1.3}),
-        ({"hybrid_min_retrace_atr": 2.0}, {"hybrid_confirm_lookback": 1}),
+        ({"hybrid_min_retrace_atr": 1.0}, {"hybrid_confirm_lookback": 0}),
         ({}, {"hybrid_min_retrace_atr": 0.6}),
         ({}, {"hybrid_min_retrace_atr": None}),
         ({}, {"eps": 2.0}),

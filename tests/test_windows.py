@@ -202,6 +202,6 @@ def test_virtual_windows_are_rebuilt_to_the_recorded_digest(tmp_path) -> None:
 def test_a_rebuild_from_other_rows_is_refused_and_leaves_nothing(tmp_path) -> None:
     item = virtual(tmp_path, ROWS)
     np.save(tmp_path / BARS, ROWS + 1)
-    with pytest.raises(ArtifactError, match="sha256 of the rebuilt features_11d.npy must be"):
+    with pytest.raises(ArtifactError, match=r"sha256 of the rebuilt features_11d\.npy must be"):
         rebuild(tmp_path, item)
     assert sorted(p.name for p in tmp_path.iterdir()) == [BARS]

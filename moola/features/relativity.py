@@ -181,7 +181,7 @@ class FeatureState:
         return self._carry.n_bars
 
     def extend(self, bars: pd.DataFrame) -> np.ndarray:
-        """Take in the next bars: their features, float32 [n_chunk, 11]. Raises DataError and leaves the state as it was."""
+        """Take in the next bars: their features, float32 [n_chunk, 11]. A DataError leaves the state as it was."""
         prices = [_column(bars, name, self.n_bars) for name in PRICES]
         rows = np.empty((len(bars), N_FEATURES), np.float32)
         c = self.config

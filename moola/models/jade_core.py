@@ -4,7 +4,8 @@
         |                                              v
         +-------------------------------------------> BiLSTM --> h [B, T, 2H]
                                                                  |--> start_logits, end_logits [B, T]
-                                                                 +--> bar_logits [B, T, K]: the type if the move began here
+                                                                 +--> bar_logits [B, T, K]: the type, were this
+                                                                      the bar at which the move starts
 
     type = bar_logits' probabilities, averaged over the bars with the start distribution as attention
 
@@ -161,8 +162,8 @@ def decode_spans(start_logits: Tensor, end_logits: Tensor, length_log_prior: Ten
     """The span (start, end) [B] int64 each, both inclusive, from logits [B, T] and a prior over lengths [T].
 
     P(start, end) ~ P(start) P(end) P(length), start <= end. The centre is the one with the most probability within
-    HIT_BARS of it, nearer bars counting a little more; the span is the likeliest one of that centre. Where one window holds two moves
-    this picks the likelier move, which the likeliest pair need not belong to.
+    HIT_BARS of it, nearer bars counting a little more; the span is the likeliest one of that centre. Where a window
+    holds two moves this picks the likelier move, which the likeliest pair need not belong to.
     """
     batch, bars = start_logits.shape[0], torch.arange(WINDOW, device=start_logits.device)
     length = bars[None, :] - bars[:, None]  # [T, T] end - start
@@ -174,8 +175,6 @@ def decode_spans(start_logits: Tensor, end_logits: Tensor, length_log_prior: Ten
     offsets = torch.arange(-2 * HIT_BARS, 2 * HIT_BARS + 1, device=pair.device) / (2 * HIT_BARS)  # -1..1
     near = 1 - 0.5 * offsets**2  # [13]
     score = functional.conv1d(mass[:, None], near.to(mass)[None, None], padding=2 * HIT_BARS)[:, 0]  # [B, 209]
-    # A centre that no pair of the right parity makes likely is no span: only centres that hold probability compete.
-    score = torch.where(mass > 0, score, -1.0)
     best = score.argmax(dim=1, keepdim=True)  # [B, 1]
     chosen = pair.masked_fill(twice_centre[None] != best, -math.inf).argmax(dim=1)  # [B]
     return chosen // WINDOW, chosen % WINDOW
@@ -184,10 +183,10 @@ def decode_spans(start_logits: Tensor, end_logits: Tensor, length_log_prior: Ten
 def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(true range, close, high, low), [B, T] each, of the bars behind the features [B, T, F], in one unit per window.
 
-    The unit is unknown and so is the level. range_z gives the ratio of a bar's range to its average, hence the average from bar to bar, hence the
-    ranges; bodies and wicks then give each bar. What lies between a close and the next open is worked out from a swing
-    that both bars are measured against: its distance in ATR changed by just the step from close to close. Where the swing changed
-    or the distance is clipped, the gap is taken as 0.
+    Unit and level are unknown. range_z is the ratio of a bar's range to its running average, which gives the average
+    from bar to bar, hence the ranges; bodies and wicks then give each bar. The gap between a close and the next open
+    follows from a swing that both bars are measured against: its distance changed by the step from close to close, in
+    ATR. Where no swing serves (it changed, or the distance is clipped) the gap is taken as 0.
     """
     alpha = 2 / (range_period + 1)
     z = x[..., RANGE_Z].clamp(0, min(3.0, 0.99 / alpha))
@@ -223,8 +222,8 @@ def _trust(distance: Tensor, since: Tensor) -> Tensor:
 def context_features(x: Tensor, range_period: int = 20, atr_period: int = 10) -> Tensor:
     """[B, T, F] -> [B, T, C]: what the last and the next few bars did, in ATR; each value within +-CONTEXT_LIMIT.
 
-    Net move and efficiency of the last 4, 8, 16 bars, net move of the next; range of the last 8, 16, 24, 48 bars and the close's
-    place in it; and how the ATR compares with the window's last.
+    Net move and efficiency of the last 4, 8, 16 bars, net move of the next; range of the last 8, 16, 24, 48 bars and
+    the close's place in it; and how the ATR compares with the window's last.
     """
     true_range, close, high, low = price_path(x.float(), range_period, atr_period)
     atr = trailing_mean(true_range, ATR_BARS) + 1e-6
