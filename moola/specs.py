@@ -159,6 +159,33 @@ class GateConfig(Spec):
         return self
 
 
+class TrainConfig(Spec):
+    """How `moola.training.loop` trains: stages pretrain -> heads -> full, then the best weights on validation."""
+
+    seed: int = Field(0, ge=0, description="of weights, dropout, draws and augmentation")
+    batch_size: int = Field(32, ge=1, le=65_536, description="windows per step, over all processes")
+    windows_per_epoch: int | None = Field(
+        None, ge=1, description="windows drawn per epoch; null: as many as there are labels, at least 512"
+    )
+    pretrain_epochs: int = Field(0, ge=0, le=10_000, description="epochs of filling in masked spans; 0 leaves it out")
+    pretrain_windows: int = Field(4096, ge=1, description="unlabelled windows drawn per epoch of pretraining")
+    heads_epochs: int = Field(1, ge=0, le=10_000, description="epochs with the encoder frozen")
+    full_epochs: int = Field(20, ge=1, le=10_000, description="most epochs with everything trained")
+    patience_epochs: int = Field(8, ge=1, description="epochs of `full` without a better validation score, then stop")
+    learning_rate: Positive = Field(2e-3, le=1, description="of the heads, at its highest")
+    encoder_step: Positive = Field(0.5, le=1, description="the encoder's learning rate in `full`, as a fraction of it")
+    warm_up_fraction: float = Field(0.05, ge=0, lt=1, description="part of a stage in which the rate rises")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW; not applied to the sigmas")
+    gradient_limit: Positive = Field(1.0, description="largest gradient norm; longer ones are scaled down to it")
+    target_width_bars: Positive = Field(1.5, description="standard deviation of the soft targets of start and end")
+    recut: bool = Field(True, description="cut training windows at a random place around the move")
+    mirrored: bool = Field(True, description="turn half of the training windows upside down")
+    mixed_precision: bool = Field(True, description="bfloat16 on CUDA")
+    compile: bool = Field(True, description="torch.compile on CUDA")
+    deterministic: bool = Field(False, description="only kernels that give the same bits each time")
+    checkpoint_minutes: float = Field(5.0, ge=0, description="time between checkpoints; 0: after every step")
+
+
 JobSpec = PrecomputeSpec
 JOBS: dict[str, type[JobSpec]] = {"precompute": PrecomputeSpec}
 

@@ -163,6 +163,11 @@ def test_an_upload_is_described_and_reads_back(store: Store, data: bytes) -> Non
     assert (head.etag, head.crc64nvme) in {(stored.etag, stored.crc64nvme), (stored.etag, None)}
 
 
+def test_a_new_upload_is_not_read_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "read_range", None)
+    store.upload("x", BytesSource(DATA), part_size=PART)
+
+
 def test_a_file_is_uploaded_and_one_that_shrinks_is_refused(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(DATA)
@@ -606,9 +611,9 @@ def test_a_signal_does_not_wait_for_a_store_that_hangs(proxy: Proxy, s3_url: str
 
 
 def small_pages(store: Any, operation: str, field: str) -> None:
-    """Make the server page by two, where a real listing pages by a thousand."""
+    """Make the server page by one, where a real listing pages by a thousand."""
     store._client.meta.events.register(
-        f"provide-client-params.s3.{operation}", lambda params, **_: {**params, field: 2}
+        f"provide-client-params.s3.{operation}", lambda params, **_: {**params, field: 1}
     )
 
 

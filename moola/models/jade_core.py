@@ -190,9 +190,8 @@ def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> tuple
     """
     alpha = 2 / (range_period + 1)
     z = x[..., RANGE_Z].clamp(0, min(3.0, 0.99 / alpha))
-    log_average = (math.log(1 - alpha) - torch.log1p(-alpha * z)).cumsum(
-        1
-    )  # average[t] (1 - alpha z) = (1 - alpha) average[t - 1]
+    # The running average obeys average[t] (1 - alpha z[t]) = (1 - alpha) average[t - 1].
+    log_average = (math.log(1 - alpha) - torch.log1p(-alpha * z)).cumsum(1)
     reach = z * torch.exp((log_average - log_average.mean(1, keepdim=True)).clamp(-20, 20))  # [B, T] high - low
     body = x[..., BODY_PCT] * reach
     below_open, above_open = x[..., OPEN_NORM] * reach, (1 - x[..., OPEN_NORM]) * reach

@@ -342,14 +342,13 @@ def check_key(key: str) -> str:
     return key
 
 
-def parse_profile(data: bytes | None, url: str, part_mib: int = 32) -> Profile:
-    """The profile in `profile.json`, with `part_mib` where it does not say one. Raises DataError."""
+def parse_profile(data: bytes | None, url: str) -> Profile:
+    """The profile in `profile.json`, the defaults if there is none. Raises DataError."""
     try:
-        profile = Profile.model_validate_json(data or b"{}")
+        return Profile.model_validate_json(data or b"{}")
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(f"the store's profile is not valid: {faults} ({url}/{PROFILE_KEY})") from error
-    return profile if "part_mib" in profile.model_fields_set else profile.model_copy(update={"part_mib": part_mib})
 
 
 def implied_profile(probes: list[Probe]) -> Profile:

@@ -14,7 +14,6 @@ from moola.store.base import PROFILE_KEY, Head, Store, check_key, parse_profile,
 from moola.store.upload import Part, Upload, crc64
 
 PARTS = ".parts"
-PART_MIB = 8  # a part that is filled, hashed and written while it is in the processor's cache
 
 
 class FileStore(Store):
@@ -25,7 +24,7 @@ class FileStore(Store):
             raise DataError(f"a file:// store must be a folder, got {root}")
         self.root = root.resolve()
         self.url = self.root.as_uri()
-        self.profile = parse_profile(self.get_or_none(PROFILE_KEY), self.url, PART_MIB)
+        self.profile = parse_profile(self.get_or_none(PROFILE_KEY), self.url)
         self._writing = threading.Lock()  # several writers of one file only wait for each other, and slowly
 
     def get_or_none(self, key: str) -> bytes | None:
@@ -113,8 +112,10 @@ class FileStore(Store):
         with _os_errors(self.url):
             with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
-            _link(path, self._new_path(upload.key))
-        return None
+            if not _link(path, self._new_path(upload.key)):
+                return None
+        head = self.head(upload.key)
+        return head.etag if head else None
 
     def drop_parts(self, upload: Upload) -> None:
         with _os_errors(self.url):

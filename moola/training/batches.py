@@ -139,7 +139,12 @@ class WindowLoader(DataLoader[Batch]):
 
     def __init__(self, dataset: WindowDataset, batches: "Collate", sampler: Any, batch_size: int, pin: bool) -> None:
         super().__init__(
-            dataset, batch_size=batch_size, sampler=sampler, collate_fn=batches, shuffle=False, pin_memory=pin
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=batches,
+            pin_memory=pin,
+            generator=torch.Generator(),  # its own: iterating must not advance the generator that dropout draws from
         )
         self._collate, self._skip = batches, 0
         self.set_epoch(0)
@@ -172,7 +177,7 @@ class Collate:
         """Begin an epoch: its random numbers are those of (seed, epoch)."""
         self.rng = np.random.default_rng((self.seed, epoch))
 
-    def __call__(self, indices: NDArray[np.int64]) -> Batch:
+    def __call__(self, indices: Any) -> Batch:
         cut = self.dataset.recut(indices, self.rng) if self.recut else self.dataset.window_start[indices]
         flip = self.rng.random(len(indices)) < 0.5 if self.mirrored else np.zeros(len(indices), np.bool_)
         # Drawn for all processes alike, then shared out: the whole batch is the same for any number of them.

@@ -38,8 +38,8 @@ def pointer_loss(output: Mapping[str, Tensor], start: Tensor, end: Tensor, width
 def type_loss(output: Mapping[str, Tensor], label: Tensor, start: Tensor | None, width: float = TARGET_WIDTH) -> Tensor:
     """-log P(label | window) - log P(label | window, start), mean over windows, in nats.
 
-    The first is the prediction's own loss. The second asks for the type at the bars around the true start, so that the type
-    is learnt even while the start is not yet found; without a start it is left out.
+    The first is the prediction's own loss. The second asks for the type at the bars around the true start, so that the
+    type is learnt even while the start is not yet found; without a start it is left out.
     """
     loss = torch.nn.functional.nll_loss(output["logits"], label)
     if start is None:

@@ -1,0 +1,277 @@
+"""The network: shapes, where the type is read off, the decode, and the price path worked out of the features."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from moola import WINDOW  # noqa: E402
+from moola.errors import DataError  # noqa: E402
+from moola.features import N_FEATURES, compute_features  # noqa: E402
+from moola.models import build_model  # noqa: E402
+from moola.models.jade_core import (  # noqa: E402
+    HIT_BARS,
+    N_CONTEXT,
+    JadeCompact,
+    context_features,
+    decode_spans,
+    initialize_model_biases,
+    lagged,
+    price_path,
+    trailing_max,
+    trailing_mean,
+)
+
+
+def bars(n: int = 400, seed: int = 0, gap: float = 0.3) -> pd.DataFrame:
+    """A random walk whose opens gap away from the last close."""
+    rng = np.random.default_rng(seed)
+    body, between = rng.normal(0, 1, n), rng.normal(0, gap, n)
+    close = 1000 + np.cumsum(body + between)
+    opened = close - body
+    high = np.maximum(opened, close) + rng.exponential(0.5, n)
+    low = np.minimum(opened, close) - rng.exponential(0.5, n)
+    index = pd.date_range("2025-01-06", periods=n, freq="min", tz="UTC")
+    return pd.DataFrame({"open": opened, "high": high, "low": low, "close": close}, index=index)
+
+
+def windows(n: int = 4, seed: int = 0) -> Any:
+    rows = compute_features(bars(seed=seed))
+    return torch.from_numpy(np.stack([rows[100 + 30 * i :][:WINDOW] for i in range(n)]))
+
+
+def small(**arguments: Any) -> JadeCompact:
+    torch.manual_seed(0)
+    return JadeCompact(hidden_size=8, **arguments)
+
+
+def test_the_snippet_of_the_plan_runs_as_it_stands() -> None:
+    model = JadeCompact(input_size=11, predict_pointers=True)
+    output = model(torch.randn(4, 105, 11))
+    assert "logits" in output
+    assert "pointers" in output
+    assert "sigma_ptr" in output
+    assert "sigma_type" in output
+    assert output["sigma_ptr"].item() == pytest.approx(math.exp(-0.30))
+    assert output["sigma_type"].item() == pytest.approx(1.0)
+    assert all(value.isfinite().all() for value in output.values())
+
+
+def test_defaults_are_eleven_features_and_two_classes() -> None:
+    model = JadeCompact()
+    assert (model.input_size, model.num_classes, model.encoder.hidden_size) == (11, 2, 96)
+    assert model.encoder.bidirectional
+
+
+@pytest.mark.parametrize("width", [10, 12])
+def test_another_feature_width_is_refused(width: int) -> None:
+    with pytest.raises(DataError, match=f"input_size must be 11, got {width}"):
+        JadeCompact(input_size=width)
+    with pytest.raises(DataError, match=rf"x must be \[B, 105, 11\], got \[4, 105, {width}\]"):
+        small()(torch.zeros(4, 105, width))
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    with pytest.raises(DataError, match=r"valid_mask must be \[2, 105\], got \[2, 104\]"):
+        small()(windows(2), torch.ones(2, 104, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["sapphire", "opal", "Jade", ""])
+def test_jade_is_the_only_model_name(name: str) -> None:
+    with pytest.raises(DataError, match=f"must be one of jade, got {name!r}"):
+        build_model(name)
+    assert isinstance(build_model("jade", hidden_size=8), JadeCompact)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pointers_lie_in_the_unit_interval(training: bool) -> None:
+    pointers = small().train(training)(windows())["pointers"]
+    assert pointers.shape == (4, 2)
+    assert ((pointers >= 0) & (pointers <= 1)).all()
+
+
+def test_pointers_in_eval_mode_are_the_decoded_span() -> None:
+    model = small().eval()
+    output = model(windows())
+    start, end = model.decode(output["start_logits"], output["end_logits"])
+    assert torch.allclose(output["pointers"][:, 0], 0.5 * (start + end) / 104)
+    assert torch.allclose(output["pointers"][:, 1], (end - start + 1) / 105)
+
+
+def test_without_pointers_only_the_type_is_told() -> None:
+    output = small(predict_pointers=False)(windows())
+    assert "pointers" not in output
+    assert "start_logits" not in output
+    assert output["logits"].shape == (4, 2)
+
+
+def test_logits_are_log_probabilities() -> None:
+    assert torch.allclose(small(num_classes=3)(windows())["logits"].exp().sum(1), torch.ones(4), atol=1e-5)
+
+
+def test_the_type_is_read_off_at_the_start() -> None:
+    # With all attention on bar 40, the type must be what bar_logits say there and nowhere else.
+    model = small().eval()
+    x = windows()
+    with torch.no_grad():
+        bar_logits = model(x)["bar_logits"]
+        model.span_head = Stub(40)
+        output = model(x)
+    assert torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 40], -1), atol=1e-4)
+    assert not torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 41], -1), atol=1e-4)
+
+
+class Stub(torch.nn.Module):
+    """A span head that is sure of one start."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, h: Any) -> Any:
+        logits = torch.zeros(*h.shape[:2], 2)
+        logits[:, self.start, 0] = 100.0
+        return logits
+
+
+def test_every_bar_and_feature_reaches_the_output() -> None:
+    model = small().eval()
+    x = windows(1).requires_grad_()
+    output = model(x)
+    (output["start_logits"].square().sum() + output["end_logits"].square().sum()).backward()
+    assert (x.grad[0] != 0).all()
+
+
+def test_invalid_bars_are_not_read() -> None:
+    model = small().eval()
+    x, mask = windows(), torch.ones(4, WINDOW, dtype=torch.bool)
+    mask[:, :20] = False
+    other = x.clone()
+    other[:, :20] = 1.0
+    assert torch.equal(model(x, mask)["logits"], model(other, mask)["logits"])
+    assert not torch.equal(model(x)["logits"], model(other)["logits"])
+
+
+def test_initial_biases_predict_the_class_shares() -> None:
+    model = small()
+    initialize_model_biases(model, [30, 10])
+    with torch.no_grad():
+        model.type_head.weight.zero_()
+        assert torch.allclose(model(windows())["logits"].exp(), torch.tensor([0.75, 0.25]), atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[30], [30, 0], [1, 2, 3]])
+def test_counts_that_do_not_fit_the_classes_are_refused(counts: list[int]) -> None:
+    with pytest.raises(DataError, match="class_counts must be 2 numbers above 0"):
+        initialize_model_biases(small(), counts)
+
+
+def peaks(*bars_and_logits: tuple[int, float]) -> Any:
+    logits = torch.full((1, WINDOW), -20.0)
+    for bar, logit in bars_and_logits:
+        logits[0, bar] = logit
+    return logits
+
+
+def flat_prior() -> Any:
+    return torch.zeros(WINDOW)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (0, 104), (104, 104), (40, 47), (41, 47)])
+def test_a_sure_span_is_decoded_as_it_is(start: int, end: int) -> None:
+    assert [b.item() for b in decode_spans(peaks((start, 0)), peaks((end, 0)), flat_prior())] == [start, end]
+
+
+def test_a_decoded_start_never_follows_its_end() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(2, 200, WINDOW, generator=rng)
+    start, end = decode_spans(logits[0], logits[1], flat_prior())
+    assert (start <= end).all()
+    assert (logits[0].argmax(1) > logits[1].argmax(1)).any()  # taken one by one they would
+
+
+def test_decoding_prefers_the_neighbourhood_with_more_probability() -> None:
+    # The single likeliest pair is at 20..25, but three near pairs around 60..66 hold more together.
+    start = peaks((20, 0.5), (59, 0.0), (60, 0.0), (61, 0.0))
+    end = peaks((25, 0.5), (66, 0.0))
+    prior = flat_prior()
+    prior[20:] = -20.0  # no span as long as from 20 to 66
+    s, e = (bar.item() for bar in decode_spans(start, end, prior))
+    assert abs((s + e) / 2 - 63) <= HIT_BARS / 2
+
+
+def test_decoding_agrees_with_a_plain_loop() -> None:
+    rng = np.random.default_rng(1)
+    start, end, prior = (torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, WINDOW))
+    p_start, p_end = torch.softmax(start, 0), torch.softmax(end, 0)
+    pairs = {(s, e): float(p_start[s] * p_end[e] * prior[e - s].exp()) for s in range(WINDOW) for e in range(s, WINDOW)}
+    reward = {
+        centre: sum(
+            p * (1 - 0.5 * ((s + e - centre) / (2 * HIT_BARS)) ** 2)
+            for (s, e), p in pairs.items()
+            if abs(s + e - centre) <= 2 * HIT_BARS
+        )
+        for centre in range(2 * WINDOW - 1)
+    }
+    best = max(reward, key=lambda centre: reward[centre])
+    wanted = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])
+    assert tuple(bar.item() for bar in decode_spans(start[None], end[None], prior)) == wanted
+
+
+def test_the_length_prior_is_that_of_the_labels() -> None:
+    model = small()
+    model.set_length_prior([8] * 50 + [12] * 10)
+    prior = model.length_log_prior.exp()
+    assert prior.sum().item() == pytest.approx(1.0)
+    assert prior.argmax().item() == 7  # lengths count from 1
+    assert prior[11] > prior[20]
+    assert (prior > 0).all()
+
+
+def test_the_price_path_is_that_of_the_bars() -> None:
+    market = bars()
+    rows = compute_features(market)
+    window = market.iloc[200 : 200 + WINDOW]
+    path = [series[0].numpy() for series in price_path(torch.from_numpy(rows[None, 200 : 200 + WINDOW]))]
+    spread = (window.high - window.low).to_numpy()
+    unit = np.median(spread / (path[2] - path[3]))
+    free = rows[200 : 200 + WINDOW, 5] < 3  # the range of a clipped bar is not told
+    assert np.allclose((path[2] - path[3])[free] * unit, spread[free], rtol=0.02)
+    steps = np.diff(window.close.to_numpy())
+    told = np.diff(path[1]) * unit
+    without_gaps = (window.close - window.open).to_numpy()[1:]
+    assert np.abs(told - steps).mean() < 0.4 * np.abs(without_gaps - steps).mean()
+    assert np.corrcoef(told, steps)[0, 1] > 0.99
+
+
+def test_the_price_path_of_flat_bars_is_finite() -> None:
+    market = bars()
+    market.iloc[150:260] = 1000.0
+    for series in price_path(torch.from_numpy(compute_features(market)[None, 160 : 160 + WINDOW])):
+        assert series.isfinite().all()
+
+
+def test_context_ignores_the_scale_of_prices() -> None:
+    market = bars()
+    one, ten = (
+        context_features(torch.from_numpy(compute_features(m)[None, 200 : 200 + WINDOW])) for m in (market, market * 10)
+    )
+    assert one.shape == (1, WINDOW, N_CONTEXT)
+    assert torch.allclose(one, ten, atol=1e-2)
+    assert (one.std(dim=1) > 0).all()  # every column is alive
+
+
+def test_trailing_series_agree_with_pandas() -> None:
+    series = pd.Series(np.random.default_rng(0).normal(size=WINDOW))
+    tensor = torch.tensor(series.to_numpy())[None]
+    assert np.allclose(trailing_mean(tensor, 7)[0], series.rolling(7, min_periods=1).mean())
+    assert np.allclose(trailing_max(tensor, 7)[0], series.rolling(7, min_periods=1).max())
+    assert np.allclose(lagged(tensor, 7)[0], series.shift(7).fillna(series[0]))
+
+
+def test_the_number_of_inputs_is_that_of_the_features() -> None:
+    assert small().encoder.input_size == N_FEATURES + N_CONTEXT
