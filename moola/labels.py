@@ -92,6 +92,8 @@ def hindsight_labels(bars: pd.DataFrame, config: HindsightConfig | None = None) 
     direction   +1 up, -1 down
     net_atr     |close[end] - close[start - 1]| / ATR
     efficiency  |close[end] - close[start - 1]| / sum of |close[i] - close[i - 1]| over start..end
+    clear_from, clear_to  first and last bar at which a window may start so that no stronger expansion, labelled or
+                not, lies whole in it; clear_from > clear_to where every window with this one holds a stronger one
 
     ATR is the plain mean of the true ranges of the `atr_period` bars that end at start - 1. An expansion has
     min_bars..max_bars bars, net_atr >= min_net_atr and efficiency >= min_efficiency. Of all that overlap, the best by
@@ -113,6 +115,7 @@ def hindsight_labels(bars: pd.DataFrame, config: HindsightConfig | None = None) 
     ranked = np.argsort(-np.abs(net_atr) / np.sqrt(length), kind="stable")
     kept = _without_overlap(start, length, ranked, len(close))
     start, length, net_atr, efficiency = start[kept], length[kept], net_atr[kept], efficiency[kept]
+    clear_from, clear_to = _clear_places(start, start + length - 1, np.abs(net_atr) / np.sqrt(length), len(close))
     direction = np.sign(net_atr).astype(np.int64)
     state = _states(
         high, low, atr, start, direction, config.state_bars, config.max_range_atr, config.min_leg_atr, *config.give_back
@@ -126,6 +129,8 @@ def hindsight_labels(bars: pd.DataFrame, config: HindsightConfig | None = None) 
             "direction": direction,
             "net_atr": np.abs(net_atr),
             "efficiency": efficiency,
+            "clear_from": clear_from,
+            "clear_to": clear_to,
         }
     )
     labelled: pd.DataFrame = moves[state != UNLABELLED].reset_index(drop=True)
@@ -206,6 +211,29 @@ def _without_overlap(
 
 
 @njit(cache=True)
+def _clear_places(
+    start: NDArray[np.int64], end: NDArray[np.int64], strength: NDArray[np.float64], n_bars: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where windows may start that hold no expansion stronger than this one; expansions in time order, none touching.
+
+    A stronger one before is kept out by starting after its first bar, one behind by ending before its last.
+    """
+    clear_from, clear_to = np.zeros_like(start), np.full_like(start, n_bars - WINDOW)
+    for k in range(len(start)):
+        before = k - 1
+        while before >= 0 and strength[before] <= strength[k]:
+            before -= 1
+        if before >= 0:
+            clear_from[k] = start[before] + 1
+        behind = k + 1
+        while behind < len(start) and strength[behind] <= strength[k]:
+            behind += 1
+        if behind < len(start):
+            clear_to[k] = min(n_bars, end[behind]) - WINDOW
+    return clear_from, clear_to
+
+
+@njit(cache=True)
 def _states(
     high: NDArray[np.float64],
     low: NDArray[np.float64],
@@ -239,8 +267,9 @@ def _states(
 def place_windows(moves: pd.DataFrame, times: pd.DatetimeIndex, config: LabelConfig, *, source: str) -> LabelSet:
     """Moves (label, state_start, start, end: rows of the bars that opened at `times`) as labelled windows.
 
-    The window holds the state and the whole expansion. Among the places where it does, the one taken is fixed by a
-    hash of the minute the expansion starts in: all places are equally likely, so that no pointer can be guessed, and
+    The window holds the state and the whole expansion, and where `moves` tells clear_from and clear_to, no stronger
+    one: what a window's label is about must be in no doubt. Among the places left, the one taken is fixed by a hash of
+    the minute the expansion starts in: all places are equally likely, so that no pointer can be guessed, and
     the same move lies at the same place however much history the series has. Raises DataError for a label that is
     not among the classes.
     """
@@ -248,6 +277,10 @@ def place_windows(moves: pd.DataFrame, times: pd.DatetimeIndex, config: LabelCon
     state, start, end = (moves[name].to_numpy(np.int64) for name in ("state_start", "start", "end"))
     first = np.maximum(end - WINDOW + 1, 0)
     last = np.minimum(state, len(times) - WINDOW)
+    too_long = first > last
+    if "clear_from" in moves:
+        first = np.maximum(first, moves["clear_from"].to_numpy(np.int64))
+        last = np.minimum(last, moves["clear_to"].to_numpy(np.int64))
     fits = first <= last
     minutes = times[start[fits]]
     first, last, start, end = first[fits], last[fits], start[fits], end[fits]
@@ -262,7 +295,12 @@ def place_windows(moves: pd.DataFrame, times: pd.DatetimeIndex, config: LabelCon
         anchor=anchor,
         first_anchor=first,
         last_anchor=last,
-        left_out=_counted({f"state and expansion longer than {WINDOW} bars": int((~fits).sum())}),
+        left_out=_counted(
+            {
+                f"state and expansion longer than {WINDOW} bars": int(too_long.sum()),
+                "a stronger expansion in every window": int((~fits & ~too_long).sum()),
+            }
+        ),
     )
 
 

@@ -70,7 +70,7 @@ def test_a_move_after_quiet_bars_is_a_consolidation() -> None:
     assert moves.to_dict("records") == [
         # 5 in 5 bars: 5 / sqrt(5) = 2.24 beats 4 / sqrt(4) = 2, and a bar more adds nothing
         {"label": "consolidation", "state_start": 36, "start": 60, "end": 64, "direction": 1}
-        | {"net_atr": 5.0, "efficiency": 1.0}
+        | {"net_atr": 5.0, "efficiency": 1.0, "clear_from": 0, "clear_to": 0}  # 105 bars: the only window
     ]
 
 
@@ -345,6 +345,39 @@ def test_a_placed_window_holds_the_state_and_the_expansion() -> None:
     np.testing.assert_array_equal(placed.start_bar, moves["start"])
     np.testing.assert_array_equal(placed.end_bar, moves["end"])
     assert [placed.classes[i] for i in placed.label_index] == moves["label"].tolist()
+
+
+def test_a_window_is_clear_of_stronger_moves_by_hand() -> None:
+    moves = hindsight_labels(bars_of(steps((140, 0.0), *PULLBACK, (100, 0.0))))
+    # 5 / sqrt(10) in bars 180..189, 5 / sqrt(5) in bars 204..208: the weaker one's windows must end before bar 208
+    assert moves[["start", "end", "clear_from", "clear_to"]].to_numpy().tolist() == [
+        [180, 189, 0, 208 - 105],
+        [204, 208, 0, len(steps((140, 0.0), *PULLBACK, (100, 0.0))) - 105],
+    ]
+
+
+def test_no_window_of_a_label_holds_a_stronger_expansion() -> None:
+    market = make_market(MarketConfig(seed=3, start="2025-01-06", end="2025-01-17")).bars
+    moves = hindsight_labels(market)
+    every = hindsight_labels(market, HindsightConfig(max_range_atr=1e9))  # all expansions count as labelled
+    strength = every["net_atr"] / np.sqrt(every["end"] - every["start"] + 1)
+    placed = place_windows(moves, market.index, LabelConfig(), source="hindsight")
+    assert 30 < len(placed) < len(moves)  # some are nowhere the strongest, and they are counted
+    assert sum(placed.left_out.values()) == len(moves) - len(placed)
+    for i in range(len(placed)):
+        own = strength[every["start"] == placed.start_bar[i]].item()
+        for anchor in range(placed.first_anchor[i], placed.last_anchor[i] + 1):
+            inside = (every["start"] >= anchor) & (every["end"] <= anchor + 104)
+            assert strength[inside].max() == own
+
+
+def test_without_the_clear_places_windows_hold_stronger_moves() -> None:
+    """The twin: placed anywhere, many a label is not the strongest of its window."""
+    market = make_market(MarketConfig(seed=3, start="2025-01-06", end="2025-01-17")).bars
+    moves = hindsight_labels(market)
+    anywhere = place_windows(moves.drop(columns=["clear_from", "clear_to"]), market.index, LabelConfig(), source="x")
+    clear = place_windows(moves, market.index, LabelConfig(), source="x")
+    assert len(anywhere) == len(moves) > len(clear)
 
 
 def largest_share(values: np.ndarray) -> float:

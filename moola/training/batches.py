@@ -179,7 +179,7 @@ class Collate:
 
     def __call__(self, indices: Any) -> Batch:
         cut = self.dataset.recut(indices, self.rng) if self.recut else self.dataset.window_start[indices]
-        flip = self.rng.random(len(indices)) < 0.5 if self.mirrored else np.zeros(len(indices), np.bool_)
+        flip = (self.rng.random(len(indices)) < 0.5) & self.mirrored
         # Drawn for all processes alike, then shared out: the whole batch is the same for any number of them.
         batch = self.dataset.gather(indices[self.share], cut[self.share])
         flip = flip[self.share]

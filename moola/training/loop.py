@@ -200,7 +200,7 @@ class _Run:
         )
         model.set_length_prior(torch.from_numpy(train_set.end - train_set.start + 1))
         self.classes = class_counts(train_set.label)
-        self.fill_in = FillIn(model).to(device)
+        self.fill_in = FillIn(model).to(device)  # holds the model: its weights are all there are
         self.place, self.history = Place(), list[dict[str, Any]]()
         self.best: dict[str, Any] | None = None
         self.best_weights: dict[str, Tensor] | None = None
@@ -422,8 +422,8 @@ class _Run:
         self.saved_at = time.monotonic()
         self.last_checkpoint = self.place.step
         if self.rank == 0:
-            weights = {f"fill_in.{name}": value for name, value in self.fill_in.state_dict().items()}
-            self.hooks.save_checkpoint(self.place.step, pack(weights, self.best_weights, self._state()))
+            files = pack(self.fill_in.state_dict(), self.best_weights, self._state())
+            self.hooks.save_checkpoint(self.place.step, files)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -441,7 +441,7 @@ class _Run:
         weights, self.best_weights, state = unpack(files)
         if state["config"] != self.config.model_dump_json():
             raise ArtifactError(f"a checkpoint is resumed with its own settings, {state['config']}, not with others")
-        load_weights(self.fill_in, {name.removeprefix("fill_in."): value for name, value in weights.items()})
+        load_weights(self.fill_in, weights)
         self.place, self.history, self.best = Place(**state["place"]), state["history"], state["best"]
         self.last_checkpoint = self.place.step
         if self.rank == 0:
