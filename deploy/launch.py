@@ -77,6 +77,83 @@ def precompute(
 
 
 @app.command()
+def train(
+    labels: Annotated[str | None, typer.Option(help="label file, or hindsight, or planted (synthetic bars)")] = None,
+    features: Annotated[str | None, typer.Option(metavar="RUN", help="the precompute run; default: the newest")] = None,
+    fraction: Annotated[float | None, typer.Option(help="of the training labels; 0.1 is a dry run")] = None,
+    seed: Annotated[int | None, typer.Option(help="of weights, draws and augmentation")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="go on from this run's newest checkpoint")] = None,
+    require_gates: Annotated[bool, typer.Option("--require-gates", help="exit 1 if a gate fails")] = False,
+    spec: SpecOption = None,
+    set_: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryOption = False,
+    on: OnOption = None,
+    store: StoreOption = None,
+    work: WorkOption = None,
+) -> None:
+    """A feature set and labels in; Jade, metrics beside their baselines, gates and a report out."""
+    flags = {"labels.source": labels, "features": features, "fraction": fraction, "training.seed": seed}
+    from jobs.train import SPEC, prepare
+    from moola.runs import find_run, read_spec_document
+    from moola.specs import TrainSpec, read_spec
+
+    settings = _settings(store, work, on)
+    overrides = {**_assignments(set_), **{k: v for k, v in flags.items() if v is not None}}
+    inputs: dict[str, Path] = {}
+    if resume is not None:
+        store_ = _store(settings)
+        run_id = find_run(store_, resume)
+        document = read_spec_document(store_, run_id)
+    else:
+        resolved = read_spec("train", spec or SPEC, overrides)
+        assert isinstance(resolved, TrainSpec)
+        store_ = _store(settings)
+        run_id, document, inputs = prepare(resolved, store_, settings.work, force=force)
+    if dry_run:
+        _print_json({"run": run_id, "store": settings.store, "on": settings.on, "spec.json": document})
+        return
+    _launch(settings, "train", run_id, document, inputs)
+    passed = _show_results(store_, run_id)
+    if require_gates and not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    bars: Annotated[Path, typer.Option(help="parquet or CSV with 1-minute bars")],
+    every: Annotated[int, typer.Option(min=1, help="bars from one window to the next")] = 15,
+    out: Annotated[Path, typer.Option(help="where the predictions go: .parquet or .csv")] = Path("predictions.parquet"),
+    timezone: Annotated[str | None, typer.Option(help="zone of naive times in the bars")] = None,
+    store: StoreOption = None,
+    work: WorkOption = None,
+) -> None:
+    """What a trained model says of new bars: type, probabilities, where the move starts and ends."""
+    import pandas as pd
+
+    from moola.bars import read_bars
+    from moola.features import FeatureConfig, compute_features
+    from moola.runs import find_run, pull_files, require_manifest
+    from moola.train import MODEL, WEIGHTS, load_model, predict_bars
+
+    settings = _settings(store, work)
+    store_ = _store(settings)
+    run_id = find_run(store_, run)
+    folder = settings.work / "models" / run_id
+    pull_files(store_, require_manifest(store_, run_id), folder, only=(WEIGHTS, MODEL))
+    model, info = load_model(folder)
+    frame = read_bars(bars, timezone=timezone).frame
+    rows = compute_features(frame, FeatureConfig.model_validate(info["feature_config"]))
+    table = predict_bars(model, info, rows, pd.DatetimeIndex(frame.index), every)
+    if out.suffix == ".csv":
+        table.to_csv(out, index=False)
+    else:
+        table.to_parquet(out, index=False)
+    typer.echo(f"{len(table):,} windows, one every {every} bars: {out}")
+
+
+@app.command()
 def verify(
     target: Annotated[str | None, typer.Argument(metavar="RUN_OR_DIR", help="a run, or a pulled directory")] = None,
     features: Annotated[Path | None, typer.Option(help="a published features_11d.npy, with --metadata")] = None,
@@ -191,7 +268,7 @@ def logs(
 
 @app.command("spec")
 def spec_(
-    job: Annotated[str, typer.Argument(help="precompute")],
+    job: Annotated[str, typer.Argument(help="precompute or train")],
     spec: SpecOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -311,9 +388,28 @@ def _launch(settings: "Settings", job: str, run_id: str, document: dict[str, Any
     exit_code = run_to_end(settings, store, job, run_id)
     if exit_code:
         raise typer.Exit(exit_code)
-    typer.echo(
-        f"committed {run_id}\n  python deploy/launch.py verify {run_id}\n  python deploy/launch.py pull {run_id}"
-    )
+    then = ("verify", "pull") if job == "precompute" else ("pull",)
+    typer.echo("\n  ".join([f"committed {run_id}", *(f"python deploy/launch.py {name} {run_id}" for name in then)]))
+
+
+def _show_results(store: "Store", run_id: str) -> bool:
+    """The tables of a train run: metrics beside their baselines, gates. -> did all gates pass?"""
+    import json
+
+    from rich.console import Console
+
+    from moola.metrics import Gate, gates_table, metrics_table
+    from moola.runs import require_manifest
+
+    keys = {item["path"]: item["key"] for item in require_manifest(store, run_id)["files"]}
+    found, gates = (json.loads(store.get(keys[name])) for name in ("metrics.json", "gates.json"))
+    console = Console()
+    console.print(metrics_table(found["test"], "Test"))
+    if "cross_validation" in found:
+        mean, spread = found["cross_validation"]["mean"], found["cross_validation"]["spread"]
+        console.print("cross-validation: " + ", ".join(f"{k} {mean[k]:.3f} ± {spread[k]:.3f}" for k in mean))
+    console.print(gates_table([Gate(**gate) for gate in gates["gates"]]))
+    return bool(gates["passed"])
 
 
 def _byte_bar(description: str, total: int | None = None) -> Any:

@@ -90,7 +90,8 @@ class Bar:
             self._stage = beat["stage"]
             self._bar.reset(self._task, description=self._stage, total=beat["total"] or None)
         amount = f"{amount_text(beat['done'], beat['unit'])} / {amount_text(beat['total'], beat['unit'])}"
-        self._bar.update(self._task, completed=beat["done"], amount=amount if beat["total"] else "")
+        note = f"{amount if beat['total'] else ''}  {beat['note']}"
+        self._bar.update(self._task, completed=beat["done"], amount=note)
 
 
 def amount_text(value: int, unit: str) -> str:

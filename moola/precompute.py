@@ -19,6 +19,7 @@ from moola.synthetic import make_market
 from moola.verify import Report, check_metadata, check_splits, check_stats, stats_of_rows
 from moola.windows import (
     BARS,
+    CLEAN_BARS,
     FEATURES,
     MASK,
     METADATA,
@@ -35,6 +36,7 @@ from moola.windows import (
 )
 
 log = logging.getLogger("moola")
+MOVES = "moves.parquet"  # of synthetic bars: the planted truth
 PARQUET, NPY, JSON = "application/vnd.apache.parquet", "application/x-npy", "application/json"
 
 
@@ -48,7 +50,7 @@ def load_bars(attempt: Attempt, spec: PrecomputeSpec, inputs: dict[str, dict[str
     market = make_market(spec.synthetic)
     moves = io.BytesIO()
     market.moves.to_parquet(moves)
-    attempt.write("moves.parquet", moves.getvalue(), PARQUET)
+    attempt.write(MOVES, moves.getvalue(), PARQUET)
     path = attempt.work / "synthetic.parquet"
     write_bars(market.bars, path)
     return read_bars(path)
@@ -119,7 +121,7 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     attempt.stage("upload bars, mask and splits")
     clean = io.BytesIO()
     write_bars(bars.frame, clean)
-    attempt.write("bars.parquet", clean.getvalue(), PARQUET)
+    attempt.write(CLEAN_BARS, clean.getvalue(), PARQUET)
     attempt.write("feature_state.json", state.to_json().encode(), JSON)
     attempt.write(SPLITS_FILE, to_json(split_document), JSON)
     attempt.upload(BARS, BytesSource(to_npy(rows)), NPY, {"dtype": str(rows.dtype), "shape": list(rows.shape)})

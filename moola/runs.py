@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -155,6 +155,7 @@ class Progress:
     done: int = 0
     total: int = 0
     unit: str = ""
+    note: str = ""
 
 
 class _Chunks(logging.Handler):
@@ -227,6 +228,10 @@ class Attempt:
         self.progress = Progress(name, 0, total, unit)
         log.info("%s%s", name, f" ({total:,} {unit})" if total else "")
 
+    def show(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
+        """Set all that the next heartbeat says of the progress, without a log line."""
+        self.progress = Progress(stage, done, total, unit, note)
+
     def advance(self, amount: int) -> None:
         self.progress.done += amount
 
@@ -247,6 +252,17 @@ class Attempt:
     def derive(self, path: str, size: int, sha256: str, npy: dict[str, Any], rule: str) -> None:
         """Record a file that is not stored: `rule` rebuilds it on pull, to exactly this sha256."""
         self._derived.append({"path": path, "size": size, "sha256": sha256, "npy": npy, "rule": rule})
+
+    def checkpoint(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Store a checkpoint; it counts from when its manifest, written last, is there."""
+        entries = []
+        for name, data in files.items():
+            key = self.key("checkpoints", f"{step:09d}", name)
+            self.store.upload(key, BytesSource(data))
+            entries.append({"path": name, "key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        document = {"schema": 1, "step": step, "files": entries}
+        self.store.put_once(self.key("checkpoints", f"{step:09d}", MANIFEST), canonical_json(document))
+        log.info("checkpoint after step %d", step)
 
     # -- the end --
 
@@ -399,6 +415,23 @@ def _git() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def held_signals() -> Iterator[Callable[[], int | None]]:
+    """SIGINT and SIGTERM are noted, not raised, while the block runs; yields what tells the first one's number.
+
+    For work that must reach a good place before it stops. The block's end raises `Stopped` if one has come.
+    """
+    came: list[int] = []
+    before = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if came:
+            _raise_stopped(came[0], None)
+
+
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Stopped` in the main thread while the block runs."""
     before = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -476,6 +509,22 @@ def find_run(store: Store, name: str) -> str:
     return matches[0]
 
 
+def manifest_sha256(store: Store, run_id: str) -> str:
+    """The digest of a committed run's manifest, which stands for all it made. Raises ArtifactError."""
+    require_manifest(store, run_id)
+    return str(_read_json(store, run_key(run_id, COMMIT))["manifest_sha256"])
+
+
+def newest_run(store: Store, job: str) -> str | None:
+    """The run of a job that was committed last; None if there is none."""
+    committed = [
+        (state["attempt"], run_id)
+        for run_id in store.children("runs")
+        if run_id.startswith(f"{job}-") and (state := run_state(store, run_id))["state"] == "committed"
+    ]
+    return max(committed)[1] if committed else None
+
+
 def run_state(store: Store, run_id: str) -> dict[str, Any]:
     """{"state", "attempt", "status", "heartbeat"} of the newest attempt; `committed` once COMMIT is there."""
     attempts = sorted(store.children(run_key(run_id, "attempts")))
@@ -492,6 +541,26 @@ def run_state(store: Store, run_id: str) -> dict[str, Any]:
     return {"state": state, "attempt": attempts[-1], "status": status, "heartbeat": heartbeat}
 
 
+def newest_checkpoint(store: Store, run_id: str) -> tuple[int, dict[str, bytes]] | None:
+    """(step, name -> bytes) of the run's furthest checkpoint that is whole; None if there is none.
+
+    One without a manifest, or with a file that is gone or has other bytes, is passed over for the one before.
+    """
+    found = [
+        (int(step), attempt_id)
+        for attempt_id in store.children(run_key(run_id, "attempts"))
+        for step in store.children(attempt_key(run_id, attempt_id, "checkpoints"))
+    ]
+    for step, attempt_id in sorted(found, reverse=True):
+        data = store.get_or_none(attempt_key(run_id, attempt_id, "checkpoints", f"{step:09d}", MANIFEST))
+        items = json.loads(data)["files"] if data else []
+        files = {item["path"]: store.get_or_none(item["key"]) or b"" for item in items}
+        if files and all(hashlib.sha256(files[item["path"]]).hexdigest() == item["sha256"] for item in items):
+            return step, files
+        log.warning("the checkpoint after step %d is not whole and is passed over (%s)", step, attempt_id)
+    return None
+
+
 def log_records(
     store: Store, run_id: str, attempt_id: str, *, first_chunk: int = 1
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -502,10 +571,20 @@ def log_records(
 
 
 def pull_files(
-    store: Store, manifest: dict[str, Any], dest: Path, on_progress: Callable[[int], None] | None = None
+    store: Store,
+    manifest: dict[str, Any],
+    dest: Path,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> None:
-    """Every stored file of a manifest into `dest`, each verified before it takes its name; what is there stays."""
+    """The stored files of a manifest (or `only` some) into `dest`, each verified before it takes its name.
+
+    What is there already stays.
+    """
     for item in manifest["files"]:
+        if only is not None and item["path"] not in only:
+            continue
         path = dest / item["path"]
         if path.exists() and path.stat().st_size == item["size"] and sha256_file(path) == item["sha256"]:
             continue

@@ -186,8 +186,40 @@ class TrainConfig(Spec):
     checkpoint_minutes: float = Field(5.0, ge=0, description="time between checkpoints; 0: after every step")
 
 
-JobSpec = PrecomputeSpec
-JOBS: dict[str, type[JobSpec]] = {"precompute": PrecomputeSpec}
+class ModelConfig(Spec):
+    """The network: `moola.models`."""
+
+    name: Literal["jade"] = "jade"
+    hidden_size: int = Field(96, ge=1, le=4096, description="H of the BiLSTM, in each direction")
+    num_layers: int = Field(1, ge=1, le=8)
+    dropout: float = Field(0.3, ge=0, lt=1, description="on what the heads read")
+
+
+class CrossValidation(Spec):
+    """Forward-chaining folds x seeds: fold k trains on the first k parts of the time and is tested on the next."""
+
+    folds: int = Field(4, ge=1, le=50)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="each fold is trained once with each")
+
+
+class TrainSpec(Spec):
+    """A feature set and labels in; a model, its metrics beside their baselines, gates and a report out."""
+
+    job: Literal["train"] = "train"
+    features: str | None = Field(None, description="the precompute run (its id, or the start of it); null: the newest")
+    labels: LabelConfig = Field(default_factory=LabelConfig)
+    fraction: float = Field(1.0, gt=0, le=1, description="of the training labels, drawn by the seed; 0.1 is a dry run")
+    max_train_labels: int | None = Field(None, ge=4, description="at most so many training labels, drawn by the seed")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    encoder: str | None = Field(None, description="a train run whose encoder to start from, instead of pretraining")
+    training: TrainConfig = Field(default_factory=TrainConfig)
+    gates: GateConfig = Field(default_factory=GateConfig)
+    cross_validate: CrossValidation | None = Field(None, description="folds x seeds, besides the run's own splits")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
+
+
+JobSpec = PrecomputeSpec | TrainSpec
+JOBS: dict[str, type[PrecomputeSpec] | type[TrainSpec]] = {"precompute": PrecomputeSpec, "train": TrainSpec}
 
 
 def read_spec(job: str, path: Path, overrides: dict[str, Any] | None = None) -> JobSpec:

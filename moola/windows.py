@@ -25,7 +25,7 @@ from moola.errors import ArtifactError, DataError
 from moola.specs import SplitConfig
 
 FEATURES, BARS, MASK = "features_11d.npy", "bars_11d.npy", "valid_mask.npy"
-METADATA, SPLITS_FILE = "metadata.json", "splits.json"
+METADATA, SPLITS_FILE, CLEAN_BARS = "metadata.json", "splits.json", "bars.parquet"
 WARM_UP = 20  # first bars of a series, on which the averages have not settled
 DEFAULT_ENDS = {"train": date(2024, 12, 31), "val": date(2025, 3, 31), "test": date(2025, 6, 30)}
 SPLITS = tuple(DEFAULT_ENDS)
@@ -190,6 +190,47 @@ def splits_document(rule: str, splits: dict[str, Split], times: pd.DatetimeIndex
 def read_splits(document: dict[str, Any]) -> dict[str, Split]:
     """The inverse of `splits_document`."""
     return {name: Split(int(document[name]["start"]), int(document[name]["stop"])) for name in SPLITS}
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """A feature set as it is read back: rows [n_bars, F] float32, valid [n_bars], and what describes them.
+
+    `bars` are the bars it was made from: UTC minutes, open, high, low, close.
+    """
+
+    rows: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    splits: dict[str, Split]
+    metadata: dict[str, Any]
+    bars: pd.DataFrame
+
+    @property
+    def times(self) -> pd.DatetimeIndex:
+        return pd.DatetimeIndex(self.bars.index)
+
+
+FEATURE_SET_FILES = (BARS, MASK, METADATA, SPLITS_FILE, CLEAN_BARS)  # all that `read_feature_set` reads
+
+
+def read_feature_set(folder: Path, n_features: int) -> FeatureSet:
+    """The feature set in a pulled folder. Raises ArtifactError if a file is missing, DataError for another width."""
+    missing = [name for name in FEATURE_SET_FILES if not (folder / name).exists()]
+    if missing:
+        names = ", ".join(FEATURE_SET_FILES)
+        raise ArtifactError(f"a feature set has {names}; {', '.join(missing)} is missing ({folder})")
+    rows = np.load(folder / BARS)
+    if rows.ndim != 2 or rows.shape[1] != n_features:
+        raise DataError(f"a feature set must have {n_features} features, got {list(rows.shape)} ({folder / BARS})")
+    mask = np.load(folder / MASK, mmap_mode="r")
+    bars = pd.read_parquet(folder / CLEAN_BARS).set_index("timestamp")
+    return FeatureSet(
+        rows,
+        np.concatenate([mask[0], mask[1:, -1]]),
+        read_splits(json.loads((folder / SPLITS_FILE).read_text())),
+        json.loads((folder / METADATA).read_text()),
+        bars,
+    )
 
 
 def window_weights(n_bars: int) -> NDArray[np.int64]:

@@ -20,8 +20,8 @@ from moola.models.jade_core import (  # noqa: E402
     context_features,
     decode_spans,
     initialize_model_biases,
-    lagged,
     price_path,
+    shifted,
     trailing_max,
     trailing_mean,
 )
@@ -119,23 +119,24 @@ def test_the_type_is_read_off_at_the_start() -> None:
     x = windows()
     with torch.no_grad():
         bar_logits = model(x)["bar_logits"]
-        model.span_head = Stub(40)
+        model.head = SureOfOneStart(model.head, 40)
         output = model(x)
     assert torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 40], -1), atol=1e-4)
     assert not torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 41], -1), atol=1e-4)
 
 
-class Stub(torch.nn.Module):
-    """A span head that is sure of one start."""
+class SureOfOneStart(torch.nn.Module):
+    """A head whose start is certain and whose type is another head's."""
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, head: Any, start: int) -> None:
         super().__init__()
-        self.start = start
+        self.head, self.start = head, start
 
     def forward(self, h: Any) -> Any:
-        logits = torch.zeros(*h.shape[:2], 2)
-        logits[:, self.start, 0] = 100.0
-        return logits
+        told = self.head(h)
+        told[..., 0] = 0.0
+        told[:, self.start, 0] = 100.0
+        return told
 
 
 def test_every_bar_and_feature_reaches_the_output() -> None:
@@ -160,7 +161,7 @@ def test_initial_biases_predict_the_class_shares() -> None:
     model = small()
     initialize_model_biases(model, [30, 10])
     with torch.no_grad():
-        model.type_head.weight.zero_()
+        model.head.weight.zero_()
         assert torch.allclose(model(windows())["logits"].exp(), torch.tensor([0.75, 0.25]), atol=1e-5)
 
 
@@ -269,8 +270,10 @@ def test_trailing_series_agree_with_pandas() -> None:
     series = pd.Series(np.random.default_rng(0).normal(size=WINDOW))
     tensor = torch.tensor(series.to_numpy())[None]
     assert np.allclose(trailing_mean(tensor, 7)[0], series.rolling(7, min_periods=1).mean())
-    assert np.allclose(trailing_max(tensor, 7)[0], series.rolling(7, min_periods=1).max())
-    assert np.allclose(lagged(tensor, 7)[0], series.shift(7).fillna(series[0]))
+    assert np.allclose(trailing_max(tensor[None], 7)[0, 0], series.rolling(7, min_periods=1).max())
+    ago, ahead = shifted(tensor, [7, -7])[0].T
+    assert np.allclose(ago, series.shift(7).fillna(series[0]))
+    assert np.allclose(ahead, series.shift(-7).fillna(series[WINDOW - 1]))
 
 
 def test_the_number_of_inputs_is_that_of_the_features() -> None:

@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float) -> None:
         def progress(self, event: Mapping[str, Any]) -> None:
             if event["kind"] == "step" and event["step"] == 2:
                 with torch.no_grad():
-                    jade.type_head.bias.fill_(value)
+                    jade.head.bias.fill_(value)
 
     jade = model()
     config = SHORT.model_copy(update={"pretrain_epochs": 0, "checkpoint_minutes": 0})
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float) -> None:
 def test_without_a_checkpoint_the_message_says_none() -> None:
     jade = model()
     with torch.no_grad():
-        jade.type_head.bias.fill_(float("nan"))
+        jade.head.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="last good checkpoint: none"):
         run(SHORT.model_copy(update={"pretrain_epochs": 0}), jade=jade)
 

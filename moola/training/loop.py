@@ -162,8 +162,10 @@ class FillIn(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         h = self.model.encode(batch["x"], batch["valid_mask"] & ~batch["hidden"])  # [B, T, 2H]
-        asked = batch["hidden"] & batch["valid_mask"]
-        loss = nn.functional.huber_loss(self.reconstruct(h)[asked], batch["x"][asked])
+        asked = (batch["hidden"] & batch["valid_mask"]).unsqueeze(-1)  # [B, T, 1]
+        error = nn.functional.huber_loss(self.reconstruct(h), batch["x"], reduction="none") * asked
+        # A mean of windows' means, so that it is the same however the windows are shared out among processes.
+        loss = (error.mean(dim=2).sum(dim=1) / asked.sum(dim=(1, 2)).clamp(min=1)).mean()
         return torch.stack([loss, torch.zeros_like(loss), torch.zeros_like(loss)])
 
 
@@ -332,11 +334,7 @@ class _Run:
         encoder = list(self.model.encoder.parameters())
         if stage == "pretrain":
             return encoder + list(self.fill_in.reconstruct.parameters())
-        return self._head_parameters() + self._sigmas() + (encoder if stage == "full" else [])
-
-    def _head_parameters(self) -> list[nn.Parameter]:
-        heads = [self.model.type_head, self.model.span_head]
-        return [parameter for head in heads for parameter in head.parameters()]
+        return list(self.model.head.parameters()) + self._sigmas() + (encoder if stage == "full" else [])
 
     def _sigmas(self) -> list[nn.Parameter]:
         return [self.model.log_sigma_ptr, self.model.log_sigma_type]
@@ -347,12 +345,12 @@ class _Run:
             groups = [{"params": self._trained(stage), "weight_decay": decay, "part": 1.0}]
         else:
             groups = [
-                {"params": self._head_parameters(), "weight_decay": decay, "part": 1.0},
+                {"params": list(self.model.head.parameters()), "weight_decay": decay, "part": 1.0},
                 {"params": self._sigmas(), "weight_decay": 0.0, "part": 1.0},
             ]
         if stage == "full":
             groups.append({"params": encoder, "weight_decay": decay, "part": self.config.encoder_step})
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate)
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
 
     def _set_rates(self, steps: int) -> None:
         """Linear warm-up, then half a cosine down to 0 at the stage's last step."""

@@ -1,0 +1,61 @@
+"""The train job: a committed feature set and labels in; Jade, its metrics beside their baselines, gates, report out.
+
+In a container or as the launcher's child: MOOLA_STORE and MOOLA_RUN name the store and the run whose spec.json says
+what to do. With no MOOLA_RUN the shipped spec is submitted and run, on the newest feature set in the store.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+
+from moola.errors import DataError
+from moola.runs import Attempt, describe_input, describe_run, find_run, manifest_sha256, newest_run, run_job, submit
+from moola.specs import TrainSpec, read_spec
+from moola.store import Store, fetch_uri
+
+SPEC = Path(__file__).with_suffix(".yaml")
+NO_FILE = ("hindsight", "planted")  # label sources that are no file
+FILE = "file"  # what the resolved spec says where the labels are an input
+
+
+def prepare(
+    spec: TrainSpec, store: Store, work: Path, *, force: bool = False
+) -> tuple[str, dict[str, Any], dict[str, Path]]:
+    """(run id, spec.json, input files) of a train run; nothing is sent yet. Raises DataError for what is not there."""
+    features = find_run(store, spec.features) if spec.features else newest_run(store, "precompute")
+    if features is None:
+        raise DataError(f"features: no precompute run is committed in {store.url}; run precompute first")
+    encoder = find_run(store, spec.encoder) if spec.encoder else None
+    inputs: dict[str, Path] = {}
+    labels = spec.labels
+    if labels.source not in NO_FILE:
+        inputs["labels"] = fetch_uri(labels.source, work / "fetched")
+        labels = labels.model_copy(update={"source": FILE})
+    described: dict[str, dict[str, Any]] = {name: describe_input(path) for name, path in inputs.items()}
+    described["features"] = {"run": features, "sha256": manifest_sha256(store, features)}
+    resolved = spec.model_copy(update={"labels": labels, "encoder": encoder})
+    run_id, document = describe_run(
+        "train", resolved.model_dump(mode="json", exclude={"job", "features"}), described, force=force
+    )
+    return run_id, document, inputs
+
+
+def submit_shipped(store: Store, work: Path) -> str:
+    """Submit the spec beside this file."""
+    spec = read_spec("train", SPEC)
+    assert isinstance(spec, TrainSpec)
+    run_id, document, _ = prepare(spec, store, work)
+    submit(store, run_id, document)
+    return run_id
+
+
+def work_on(attempt: Attempt, document: dict[str, Any]) -> None:
+    from moola.train import train  # torch: the launcher, which only prepares, need not have it
+
+    train(attempt, document)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("train", work_on, submit_shipped))
