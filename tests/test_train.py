@@ -1,0 +1,151 @@
+"""The train job end to end, small: from a feature set and labels to a model, its numbers and a report."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch", reason="training needs the extra `train`")
+
+from moola.runs import run_state
+from moola.store import open_store
+from tests.test_launch import Launcher, wait_for
+
+SMALL = (
+    *("--set", "training.full_epochs=2", "--set", "training.windows_per_epoch=64"),
+    *("--set", "training.pretrain_epochs=1", "--set", "training.pretrain_windows=64"),
+    *("--set", "model.hidden_size=8"),
+)
+STAGE_STEPS = {"pretrain": (1, 16), "heads": (17, 32), "full": (33, 63)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launcher, str, str]:
+    """A store with a feature set of synthetic bars and a small model; -> (launcher, run, what was said)."""
+    folder = tmp_path_factory.mktemp("train")
+    launch = Launcher(folder, f"file://{folder}/store")
+    launch("precompute", "--windows", "virtual", "--set", "synthetic.end=2025-02-14")
+    said = launch("train", *SMALL)
+    return launch, next(run for run in launch.runs() if run.startswith("train-")), said
+
+
+def pulled(launch: Launcher, run_id: str, name: str) -> Path:
+    launch("pull", run_id, name)
+    return launch.folder / name
+
+
+def test_a_run_ends_with_metrics_gates_and_report(trained: tuple[Launcher, str, str]) -> None:
+    launch, run_id, said = trained
+    assert "F1, macro" in said
+    assert "hindsight" in (pulled(launch, run_id, "out") / "report.html").read_text()
+    found = json.loads((launch.folder / "out" / "metrics.json").read_text())
+    assert 0 <= found["test"]["metrics"]["f1_macro"]["value"] <= 1
+    assert found["test"]["metrics"]["hit_centre_3"]["baselines"]
+    gates = json.loads((launch.folder / "out" / "gates.json").read_text())
+    assert len(gates["gates"]) >= 6
+    assert set(pd.read_parquet(launch.folder / "out" / "history.parquet")["stage"]) == {"pretrain", "heads", "full"}
+
+
+def test_no_label_is_in_two_splits_and_no_bar_is(trained: tuple[Launcher, str, str]) -> None:
+    launch, run_id, _ = trained
+    table = pd.read_parquet(pulled(launch, run_id, "splits") / "predictions.parquet")
+    spans = table.groupby("split")["window_start"].agg(["min", "max"]).loc[["train", "val", "test"]]
+    assert table["window_id"].is_unique
+    for before, after in (("train", "val"), ("val", "test")):
+        assert spans.loc[before, "max"] + pd.Timedelta(minutes=104) < spans.loc[after, "min"]
+
+
+def test_a_failed_gate_makes_the_command_fail_if_asked(trained: tuple[Launcher, str, str]) -> None:
+    launch, _, _ = trained
+    said = launch("train", *SMALL, "--set", "gates.min_f1_macro=1.0", "--require-gates", exit_code=1)
+    assert "FAIL" in said
+
+
+def test_planted_labels_and_a_dry_run_fraction(trained: tuple[Launcher, str, str]) -> None:
+    launch, _, _ = trained
+    said = launch("train", *SMALL, "--labels", "planted", "--fraction", "0.1")
+    assert "train: " in said
+
+
+def test_predictions_for_other_bars_are_those_of_the_model(trained: tuple[Launcher, str, str]) -> None:
+    """The same windows, asked for later, get the answer that the run itself recorded."""
+    launch, run_id, _ = trained
+    folder = pulled(launch, run_id, "again")
+    features = launch.runs()[0]
+    bars = pulled(launch, features, "features") / "bars.parquet"
+    launch("predict", run_id, "--bars", str(bars), "--every", "1", "--out", "all.parquet")
+    every = pd.read_parquet(launch.folder / "all.parquet").set_index("window_start")
+    recorded = pd.read_parquet(folder / "predictions.parquet").set_index("window_start")
+    later = every.loc[recorded.index]
+    np.testing.assert_array_equal(recorded["predicted_start"], later["expansion_start"])
+    np.testing.assert_array_equal(recorded["predicted_label"], later["type"])
+
+
+def test_a_label_file_that_points_into_the_bars_trains(trained: tuple[Launcher, str, str]) -> None:
+    launch, run_id, _ = trained
+    table = pd.read_parquet(pulled(launch, run_id, "labels") / "predictions.parquet")
+    mine = table[["window_id", "window_start", "label", "expansion_start", "expansion_end"]]
+    mine.to_parquet(launch.folder / "mine.parquet")
+    assert "train: " in launch("train", *SMALL, "--labels", "mine.parquet")
+    mine.iloc[3, mine.columns.get_loc("label")] = "sideways"
+    mine.to_parquet(launch.folder / "wrong.parquet")
+    said = launch("train", *SMALL, "--labels", "wrong.parquet", exit_code=3)
+    assert "sideways" in said
+    assert "row 3" in said
+
+
+def test_cross_validation_reports_mean_and_spread(trained: tuple[Launcher, str, str]) -> None:
+    launch, _, _ = trained
+    said = launch("train", *SMALL, "--set", "cross_validate={folds: 2, seeds: [0, 1]}")
+    assert "cross-validation: f1_macro" in said
+
+
+def test_training_without_a_feature_set_is_refused(tmp_path: Path) -> None:
+    launch = Launcher(tmp_path, f"file://{tmp_path}/store")
+    assert "no precompute run is committed" in launch("train", exit_code=3)
+    assert "model.name: Input should be 'jade', got 'opal'" in launch("train", "--set", "model.name=opal", exit_code=3)
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("pretrain", 4), ("heads", 20), ("full", 36)])
+def test_killed_in_any_stage_and_resumed_the_metrics_are_the_same(
+    trained: tuple[Launcher, str, str], stage: str, steps: int, tmp_path: Path
+) -> None:
+    """16 steps of pretrain, 16 of heads, 32 of full, a checkpoint after each; killed -9 some steps into each stage."""
+    launch, _, _ = trained
+    many = ("--set", "training.windows_per_epoch=512", "--set", "training.pretrain_windows=512")
+    args = (*SMALL, *many, "--set", "training.checkpoint_minutes=0", "--seed", str(steps))
+    run_id = json.loads(launch("train", *args, "--dry-run"))["run"]
+    checkpoints = launch.folder / "store" / "runs" / run_id / "attempts"
+    process = launch.start("train", *args)
+    wait_for(lambda: len(list(checkpoints.glob("*/checkpoints/*"))) >= steps or process.poll() is not None, stage)
+    state = run_state(open_store(launch.store), run_id)
+    os.kill(state["status"]["pid"], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    killed_after = int(max(path.parent.name for path in checkpoints.glob("*/checkpoints/*/manifest.json")))
+    assert STAGE_STEPS[stage][0] <= killed_after <= STAGE_STEPS[stage][1]
+    assert f"resuming after step {killed_after}" in launch("train", "--resume", run_id)
+    launch("pull", run_id, str(tmp_path / "resumed"))
+    launch("train", *args, "--force")
+    (straight,) = [run for run in launch.runs() if run.startswith(f"{run_id}-")]
+    launch("pull", straight, str(tmp_path / "straight"))
+    for name in ("metrics.json", "model.safetensors"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_sigterm_leaves_a_checkpoint_that_is_resumed(trained: tuple[Launcher, str, str]) -> None:
+    launch, _, _ = trained
+    args = (*SMALL, "--set", "training.full_epochs=200", "--set", "training.patience_epochs=200")
+    process = launch.start("train", *args)
+    run_id = json.loads(launch("train", *args, "--dry-run"))["run"]
+    store = open_store(launch.store)
+    wait_for(lambda: run_state(store, run_id)["heartbeat"].get("stage") == "full", "stage full")
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert run_state(store, run_id)["state"] == "terminated"
+    assert "checkpoint after step" in launch("logs", run_id)
