@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -94,7 +95,7 @@ def write_windows(attempt: Attempt, rows: Any, windows: str) -> dict[str, Any]:
     npy = {"dtype": str(source.dtype), "shape": list(source.shape)}
     attempt.stage(f"{'upload' if windows == 'stored' else 'hash'} {FEATURES}", source.size, "bytes")
     if windows == "stored":
-        sha256 = attempt.upload(FEATURES, source, NPY, npy)
+        sha256 = attempt.upload(FEATURES, source, NPY, npy, on_progress=attempt.advance)
     else:
         sha256 = source_sha256(source, attempt.advance)
         attempt.derive(FEATURES, source.size, sha256, npy, rule=f"windows of {BARS}")
@@ -118,20 +119,27 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     check(metadata, split_document, rows)
     clock.append(time.perf_counter())
 
-    attempt.stage("upload bars, mask and splits")
-    clean = io.BytesIO()
+    with ThreadPoolExecutor(1) as beside:  # the windows keep one core busy hashing: the rest goes up meanwhile
+        rest = beside.submit(write_rest, attempt, bars, state, split_document, rows, valid)
+        metadata["features_11d"] = write_windows(attempt, rows, spec.windows)
+        rest.result()
+    clock.append(time.perf_counter())
+    laps = [round(b - a, 3) for a, b in itertools.pairwise(clock)]
+    metadata["timing_s"] = dict(zip(("bars", "features", "store"), laps, strict=True))
+    attempt.write(METADATA, to_json(metadata), JSON)
+
+
+def write_rest(
+    attempt: Attempt, bars: Bars, state: FeatureState, split_document: dict[str, Any], rows: Any, valid: Any
+) -> None:
+    """Store all but the windows and the metadata."""
+    clean, mask = io.BytesIO(), WindowSource(valid)
     write_bars(bars.frame, clean)
     attempt.write(CLEAN_BARS, clean.getvalue(), PARQUET)
     attempt.write("feature_state.json", state.to_json().encode(), JSON)
     attempt.write(SPLITS_FILE, to_json(split_document), JSON)
     attempt.upload(BARS, BytesSource(to_npy(rows)), NPY, {"dtype": str(rows.dtype), "shape": list(rows.shape)})
-    mask = WindowSource(valid)
     attempt.upload(MASK, mask, NPY, {"dtype": str(mask.dtype), "shape": list(mask.shape)})
-    metadata["features_11d"] = write_windows(attempt, rows, spec.windows)
-    clock.append(time.perf_counter())
-    laps = [round(b - a, 3) for a, b in itertools.pairwise(clock)]
-    metadata["timing_s"] = dict(zip(("bars", "features", "store"), laps, strict=True))
-    attempt.write(METADATA, to_json(metadata), JSON)
 
 
 def log_report(bars: Bars) -> None:

@@ -239,13 +239,21 @@ class Attempt:
         """Store a small artifact."""
         self.upload(path, BytesSource(data), media_type)
 
-    def upload(self, path: str, source: Source, media_type: str, npy: dict[str, Any] | None = None) -> str:
+    def upload(
+        self,
+        path: str,
+        source: Source,
+        media_type: str,
+        npy: dict[str, Any] | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> str:
         """Store an artifact part by part; parts an earlier, killed attempt sent are not sent again. -> sha256."""
         journal = self.work / "journal" / f"{path.replace('/', '~')}.jsonl"
         journal.parent.mkdir(exist_ok=True)
         if journal.exists():
             log.info("resuming the upload of %s", path)
-        stored = self.store.upload(self.key("files", path), source, journal=journal, on_progress=self.advance)
+        stored = self.store.upload(self.key("files", path), source, journal=journal, on_progress=on_progress)
         self._files.append(_entry(path, stored, media_type, npy))
         return stored.sha256
 

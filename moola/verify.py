@@ -312,10 +312,14 @@ def stats_of_stream(
 def stats_of_rows(rows: NDArray[np.float32]) -> WindowStats:
     """The same statistics from `bars_11d` [n_bars, F], whose windows are views and slide by construction."""
     n_windows = len(rows) - WINDOW + 1
-    changes = np.zeros((len(rows), rows.shape[1]), np.int64)  # row i: value changes up to bar i
-    np.cumsum(rows[1:] != rows[:-1], axis=0, out=changes[1:])
-    live = changes[n_windows - 1 :][:WINDOW] > changes[:WINDOW]  # position p sees bars p .. p + N - 1
-    n_nonfinite = int(rows.size - np.isfinite(rows).sum())
+    changed = rows[1:] != rows[:-1]  # [n_bars - 1, F] from bar i to bar i + 1
+    # Position p sees bars p .. p + N - 1: what changes inside all of these ranges, and what changes near either end.
+    live = np.zeros((WINDOW, rows.shape[1]), np.bool_)
+    common = changed[WINDOW - 1 : n_windows - 1].any(axis=0)
+    for p in range(WINDOW):
+        head, tail = changed[p : min(WINDOW - 1, p + n_windows - 1)], changed[max(p, n_windows - 1) : p + n_windows - 1]
+        live[p] = common | head.any(axis=0) | tail.any(axis=0)
+    n_nonfinite = int(rows.size - np.count_nonzero(np.isfinite(rows)))
     return WindowStats(n_windows, np.nanmin(rows, 0), np.nanmax(rows, 0), density(rows), live, n_nonfinite, 0)
 
 

@@ -241,14 +241,22 @@ def window_weights(n_bars: int) -> NDArray[np.int64]:
 
 def density(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """[F] fraction of non-zero values over all windows, from the rows [n_bars, F]."""
-    weights = window_weights(len(rows))
-    return np.asarray(weights @ (rows != 0) / weights.sum())
+    return _weighted(rows != 0)
 
 
 def valid_ratio(valid: NDArray[np.bool_]) -> float:
     """Fraction of True in the mask [N, T], from the rows [n_bars]."""
-    weights = window_weights(len(valid))
-    return float(weights @ valid / weights.sum())
+    return float(_weighted(valid[:, None])[0])
+
+
+def _weighted(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[n_bars, F] -> [F] mean over all windows: every bar counts as often as windows hold it."""
+    weights = window_weights(len(hits))
+    most = weights.max()
+    # Nearly all bars are in the most windows: those are only counted, and what the two ends have less is taken off.
+    ends = np.flatnonzero(weights < most)
+    total = most * np.count_nonzero(hits, axis=0) - (most - weights[ends]) @ hits[ends]
+    return np.asarray(total / weights.sum())
 
 
 def to_npy(array: NDArray[Any]) -> bytes:

@@ -103,8 +103,11 @@ class FileStore(Store):
 
     def send_part(self, upload: Upload, number: int, data: memoryview, crc64nvme: str) -> str:  # noqa: ARG002
         with _os_errors(self.url), self._writing, FileIO(self._part_path(upload.upload_id), "r+") as stream:
-            stream.seek((number - 1) * upload.part_size)
+            offset = (number - 1) * upload.part_size
+            stream.seek(offset)
             write_all(stream, data)
+            if hasattr(os, "posix_fadvise"):  # Linux: let the disk begin now, instead of all at once in the last fsync
+                os.posix_fadvise(stream.fileno(), offset, len(data), os.POSIX_FADV_DONTNEED)
         return ""
 
     def finish_parts(self, upload: Upload, parts: list[Part], crc64nvme: str) -> str | None:  # noqa: ARG002
