@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from moola.bars import write_bars
 from moola.features import compute_features
+from moola.runs import require_manifest
 from moola.specs import MarketConfig
 from moola.store import open_store
 from moola.synthetic import make_market
@@ -100,10 +101,10 @@ def run_job(folder: Path, bars: Path, windows: str) -> tuple[float, float]:
         windows,
     ]
     before = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # rusage covers the job too: the launcher waited for it
-    assert os.waitstatus_to_exitcode(status) == 0
-    return time.perf_counter() - before, usage.ru_maxrss / 1024
+    subprocess.run(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    took, store = time.perf_counter() - before, open_store(f"file://{folder}/store")
+    manifest = require_manifest(store, store.children("runs")[0])
+    return took, manifest["provenance"]["peak_memory_mb"]
 
 
 def plain_writer(source: WindowSource, path: Path) -> None:

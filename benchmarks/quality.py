@@ -38,7 +38,7 @@ from moola.windows import FeatureSet, split_windows, valid_rows
 
 SPLITS = SplitConfig(fractions=(0.70, 0.10, 0.20))
 MARKET = MarketConfig.model_validate({"seed": 7, "start": "2024-01-08", "end": "2024-12-31"})
-POOLED_EPOCHS = 40
+POOLED_EPOCHS = 15
 SHOWN = ("f1_macro", "hit_centre_3", "joint_success")
 Model = Callable[[Data, int], Predictions]  # (data, seed) -> of the test windows
 

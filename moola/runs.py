@@ -399,7 +399,18 @@ def environment() -> dict[str, Any]:
         "image_digest": os.environ.get("MOOLA_IMAGE_DIGEST"),
         "versions": {"python": platform.python_version(), **versions},
         "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "peak_memory_mb": _peak_memory_mb(),
     }
+
+
+def _peak_memory_mb() -> float | None:
+    """The most memory this process has held, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    per_mb = 1e3 if platform.system() == "Linux" else 1e6  # kB there, bytes on macOS
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb, 1)
 
 
 def _version(package: str) -> str | None:

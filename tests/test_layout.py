@@ -26,6 +26,7 @@ ORDER = (
     "training",
     "metrics",
     "report",
+    "train",
 )
 TOP = {"pyproject.toml", "Dockerfile.cpu", "Dockerfile.gpu", "jobs", "moola", "deploy", "tests", ".github"}
 TOP |= {"README.md", "CHANGELOG.md", "LICENSE", "benchmarks", ".ci", ".gitignore", ".pre-commit-config.yaml"}
