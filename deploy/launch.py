@@ -298,9 +298,11 @@ def store_check(
     table = Table("probe", "", "found", title=store_.url)
     for probe in probes:
         table.add_row(probe.name, "[green]yes[/]" if probe.ok else "[yellow]no[/]", probe.detail)
-    profile = implied_profile(probes)
     console = Console()
     console.print(table)
+    if store_.url.startswith("file:"):
+        return  # a folder has no provider whose ways would have to be kept
+    profile = implied_profile(probes)
     console.print(f"profile: {profile.model_dump_json()}", highlight=False)
     if save:
         store_.put(PROFILE_KEY, profile.model_dump_json().encode())

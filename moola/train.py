@@ -445,9 +445,13 @@ def report_data(
         gates=gates,
         history=history,
         windows=[shown(data, test, i) for i in report.pick_windows(test, data.targets("test"))],
-        facts={"features": document["inputs"]["features"]["run"], "left out": str(data.left_out or "none")},
+        facts={"features": document["inputs"]["features"]["run"], "left out": left_out_text(data)},
         gate_config=spec.gates,
     )
+
+
+def left_out_text(data: Data) -> str:
+    return "; ".join(f"{count} labels: {reason}" for reason, count in data.left_out.items()) or "none"
 
 
 def split_text(data: Data, name: str) -> str:

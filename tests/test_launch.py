@@ -254,6 +254,20 @@ def test_spec_prints_the_resolved_spec_and_its_schema(launch: Launcher) -> None:
     assert "job must be one of precompute" in " ".join(launch("spec", "bake", exit_code=2).split())
 
 
+def test_store_check_says_what_the_provider_can_do(tmp_path: Path, s3_url: str, s3_environment: dict[str, str]) -> None:
+    launch = Launcher(tmp_path, s3_url, s3_environment)
+    said = launch("store", "check", "--save")
+    assert "conditional put" in said
+    assert '"integrity":"crc64nvme","conditional":true' in said
+    assert open_store(s3_url).get_or_none("profile.json")
+    assert "0 unfinished uploads removed" in launch("store", "sweep")
+
+
+def test_a_folder_needs_no_profile(launch: Launcher) -> None:
+    assert '"integrity"' not in launch("store", "check", "--save")
+    assert open_store(launch.store).get_or_none("profile.json") is None
+
+
 # --- signals and death ------------------------------------------------------------------------------------------
 
 
