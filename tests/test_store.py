@@ -219,9 +219,11 @@ def test_a_finished_upload_of_other_bytes_does_not_pass_for_these(store: Store, 
 
 
 UPLOADER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from moola.store import FileSource, open_store
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
 class Slow(FileSource):
     def read_into(self, offset, buffer):
