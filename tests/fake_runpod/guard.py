@@ -1,0 +1,51 @@
+"""Kills what belongs to a pod, and as a process of its own does so when the fake is gone: `kill -9` leaves nothing.
+
+A container's processes die with its first one, whatever sessions they made. Here they are found by process group and by
+the pod's id in the environment they were started with. Protocol on stdin: one pod id a line.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+MARK = "RUNPOD_POD_ID"
+
+
+def members(pod_id: str) -> list[int]:
+    """Processes that were started with the pod's environment. Empty where there is no /proc."""
+    mark, found = f"{MARK}={pod_id}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # ended, or of somebody else
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def signal_all(pod_id: str, pgid: int, number: int) -> None:
+    """Send the signal to everything in the pod."""
+    with contextlib.suppress(OSError):
+        os.killpg(pgid, number)
+    for pid in members(pod_id):
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def kill_all(pod_id: str) -> None:
+    """SIGKILL until nothing is left, also of what is being forked meanwhile."""
+    while pids := members(pod_id):
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def main() -> None:
+    for pod_id in set(sys.stdin.read().split()):  # until the fake has closed its end, in whatever way
+        kill_all(pod_id)
+
+
+if __name__ == "__main__":
+    main()
