@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ class Container:
 
     def __init__(self, pod: Pod, fake: "FakeRunpod", scratch: Path) -> None:
         self._pod, self._fake, self._scratch = pod, fake, scratch
+        self._before = pod.container  # the one it had before it was stopped may still be ending
         self._process: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -61,7 +63,7 @@ class Container:
             if self._process is not None:
                 signal_all(self._pod.id, self._process.pid, number)
 
-    def join(self, timeout: float) -> bool:
+    def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing of it runs; False if that took too long."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -73,6 +75,8 @@ class Container:
 
     def _live(self) -> None:
         try:
+            if self._before is not None:
+                self._before.join()
             if not self._pull():
                 return
             while not self._over.is_set():
@@ -121,13 +125,14 @@ class Container:
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         """Start the first process; None if the pod was ended meanwhile or there is no such program."""
         environment = container_environment(self._pod, self._fake, self._scratch)
+        command = self._fake.command(self._pod)
         with self._lock:
             if self._over.is_set():
                 return None
             self._fake.guard(self._pod)
             try:
                 self._process = subprocess.Popen(
-                    self._fake.command(self._pod),
+                    command,
                     env=environment,
                     cwd=self._scratch,
                     stdin=subprocess.DEVNULL,
@@ -153,7 +158,9 @@ class Container:
                 process.send_signal(number)
 
     def _kill_after_grace(self, process: subprocess.Popen[bytes]) -> None:
-        self._fake.clock.wait(threading.Event(), 0 if self._fake.stopping.is_set() else GRACE_S)
+        end = self._fake.clock.now() + GRACE_S
+        while self._process is process and self._fake.clock.now() < end:
+            time.sleep(0.01)
         with self._lock:
             if self._process is process:
                 signal_all(self._pod.id, process.pid, signal.SIGKILL)
@@ -169,8 +176,6 @@ def new_scratch(root: Path, pod: Pod) -> Path:
 
 def container_environment(pod: Pod, fake: "FakeRunpod", scratch: Path) -> dict[str, str]:
     """What the first process sees: the request's variables, RunPod's own, and nothing of the test's."""
-    gpus = pod.wanted.count if pod.wanted.kind == "gpu" else 0
-    cpus = pod.wanted.count if pod.wanted.kind == "cpu" else os.cpu_count()
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(scratch / "home"),
@@ -178,6 +183,15 @@ def container_environment(pod: Pod, fake: "FakeRunpod", scratch: Path) -> dict[s
         "MOOLA_WORK": str(scratch / "work"),
         "RUNPOD_API_BASE_URL": fake.url,
         **substituted(pod.env, fake.secrets),
+        **injected(pod),
+    }
+
+
+def injected(pod: Pod) -> dict[str, str]:
+    """RunPod's own variables. `docker run -e NAME` takes a variable over from the environment the fake gives."""
+    gpus = pod.wanted.count if pod.wanted.kind == "gpu" else 0
+    cpus = pod.wanted.count if pod.wanted.kind == "cpu" else os.cpu_count()
+    return {
         "RUNPOD_POD_ID": pod.id,
         "RUNPOD_DC_ID": pod.data_center,
         "RUNPOD_POD_HOSTNAME": f"{pod.id}-64411eb2",

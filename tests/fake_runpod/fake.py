@@ -82,7 +82,7 @@ class FakeRunpod:
         self.violations: list[str] = []
         self.most_alive: dict[str, int] = {}
         self.stopping = threading.Event()
-        self._lock = threading.RLock()
+        self._lock, self._guard_lock = threading.RLock(), threading.Lock()
         self._port = port
 
     # the server
@@ -122,7 +122,7 @@ class FakeRunpod:
     def guard(self, pod: Pod) -> None:
         """Have the pod's processes killed should the fake itself be killed."""
         assert self._guard.stdin
-        with self._lock:
+        with self._guard_lock:
             self._guard.stdin.write(f"{pod.id}\n".encode())
             self._guard.stdin.flush()
 
@@ -212,16 +212,18 @@ class FakeRunpod:
 
     def act(self, pod: Pod, action: str) -> None:
         """start, stop, restart or terminate. RefusedError 409 in the wrong state."""
-        if action not in ACTIONS[pod.status]:
-            raise RefusedError(409, f"cannot {action} a pod that is {pod.status}")
-        if action == "start":
-            pod.status = "PROVISIONING"
-            self._begin(pod)
-        elif action == "restart":
-            assert pod.container
+        with self._lock:
+            if action not in ACTIONS[pod.status]:
+                raise RefusedError(409, f"cannot {action} a pod that is {pod.status}")
+            if action == "start":
+                pod.status = "PROVISIONING"
+                self._begin(pod)
+        if action == "restart" and pod.container:
             pod.container.restart()
-        else:
-            {"stop": self.stop, "terminate": self.terminate}[action](pod)
+        elif action == "stop":
+            self.stop(pod)
+        elif action == "terminate":
+            self.terminate(pod)
 
     def set_status(self, pod: Pod, status: str) -> None:
         """Called by the container; a pod that was ended meanwhile stays ended."""

@@ -34,6 +34,7 @@ TITLES = {
     504: "Gateway Timeout",
 }
 DETAILS = {
+    401: "invalid bearer token",
     402: "Your account balance is too low to rent this pod.",
     403: "access denied",
     409: "action is not valid for the pod's current status",

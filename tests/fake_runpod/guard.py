@@ -1,7 +1,8 @@
 """Kills what belongs to a pod, and as a process of its own does so when the fake is gone: `kill -9` leaves nothing.
 
-A container's processes die with its first one, whatever sessions they made. Here they are found by process group and by
-the pod's id in the environment they were started with. Protocol on stdin: one pod id a line.
+A container's processes die with its first one, whatever sessions they made. Here they are found by process group, by the
+pod's id in the environment they were started with, and by a current folder in the pod's scratch (its name starts with
+the id). Protocol on stdin: one pod id a line.
 """
 
 import contextlib
@@ -15,12 +16,13 @@ MARK = "RUNPOD_POD_ID"
 
 
 def members(pod_id: str) -> list[int]:
-    """Processes that were started with the pod's environment. Empty where there is no /proc."""
+    """Processes that were started with the pod's environment or stand in its folder. Empty where there is no /proc."""
     mark, found = f"{MARK}={pod_id}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended, or of somebody else
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            marked = mark in (process / "environ").read_bytes().split(b"\0")
+            if marked or f"/{pod_id}-" in str((process / "cwd").readlink()):
+                found.append(int(process.name))
     return found
 
 

@@ -2,7 +2,7 @@
 
 Headers are withheld until there is a line; frames end with LF; a frame's id is its timestamp (nanoseconds for the
 container, whole seconds for the system where that still increases), `Last-Event-ID` is exclusive, `since` inclusive;
-the stream never closes by itself.
+the stream never closes by itself, not even with its pod: it only falls silent.
 """
 
 import asyncio
@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.fake_runpod.fake import FakeRunpod
 
 SOURCES = ("container", "system")
 POLL_S = 0.02
-KEEPALIVE_S = 15.0
+KEEPALIVE_S = 15.0  # on the fake's clock
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Log:
         if since is not None:
             return since - 1
         shown = self.lines(source)
-        older = shown[: len(shown) - tail] if tail else shown
-        return older[-1].ns if older else (self._last if not tail else 0)
+        older = shown[: max(len(shown) - tail, 0)]
+        return older[-1].ns if older else (0 if tail else self._last)
 
 
 def rfc3339(ns: int) -> str:
@@ -99,10 +102,9 @@ class LogStream:
     """The ASGI answer. `cut_after` frames it closes the connection in the middle of the next one."""
 
     def __init__(
-        self, log: Log, source: str | None, cursor: int, stopping: threading.Event, cut_after: int | None = None
+        self, fake: "FakeRunpod", log: Log, source: str | None, cursor: int, cut_after: int | None = None
     ) -> None:
-        self._log, self._source, self._cursor, self._cut_after = log, source, cursor, cut_after
-        self._stopping = stopping
+        self._fake, self._log, self._source, self._cursor, self._cut_after = fake, log, source, cursor, cut_after
         self.headers = {
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-cache",
@@ -118,8 +120,9 @@ class LogStream:
             left.cancel()
 
     async def _stream(self, send: Any, left: Any) -> None:
-        started, sent, quiet_since = False, 0, time.monotonic()
-        while not left.done() and not self._stopping.is_set():
+        clock = self._fake.clock
+        started, sent, quiet_since = False, 0, clock.now()
+        while not (left.done() or self._fake.stopping.is_set() or self._fake.partitioned):
             lines = self._log.after(self._cursor, self._source)
             if lines and not started:
                 headers = [(k.lower().encode(), v.encode()) for k, v in self.headers.items()]
@@ -130,11 +133,11 @@ class LogStream:
                 if last:
                     return  # without an end: the server closes the connection
             sent += len(lines)
-            now = time.monotonic()
-            quiet_since = now if lines else quiet_since
-            if started and now - quiet_since > KEEPALIVE_S:
+            if lines:
+                quiet_since = clock.now()
+            elif started and clock.now() - quiet_since > KEEPALIVE_S:
                 await send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True})
-                quiet_since = now
+                quiet_since = clock.now()
             await asyncio.sleep(POLL_S)
 
     def _chunks(self, lines: list[Line], sent: int) -> Iterator[tuple[bytes, bool]]:

@@ -55,7 +55,7 @@ def stream_logs(fake: "FakeRunpod", call: Call) -> LogStream:
     last_event = moment(call.headers.get("last-event-id"), "Last-Event-ID")
     drop = fake.faults.of_stream()
     cursor = pod.log.cursor(source, int(tail), since, last_event)
-    return LogStream(pod.log, source, cursor, fake.stopping, drop.lines if drop else None)
+    return LogStream(fake, pod.log, source, cursor, drop.lines if drop else None)
 
 
 def the_pod(fake: "FakeRunpod", call: Call) -> Pod:
