@@ -1,6 +1,6 @@
 """Kills what belongs to a pod, and as a process of its own does so when the fake is gone: `kill -9` leaves nothing.
 
-A container's processes die with its first one, whatever sessions they made. Here they are found by process group, by the
+A container's processes die with its first one, whatever sessions they made. They are found by process group, by the
 pod's id in the environment they were started with, and by a current folder in the pod's scratch (its name starts with
 the id). Protocol on stdin: one pod id a line.
 """
