@@ -39,7 +39,8 @@ def api(fake: FakeRunpod) -> Iterator[httpx.Client]:
 
 
 def client(fake: FakeRunpod, key: str, timeout: float = 10.0) -> httpx.Client:
-    return httpx.Client(base_url=fake.url, headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
+    plain = httpx.HTTPTransport(verify=False)  # or each client reads all certificates of the machine first
+    return httpx.Client(base_url=fake.url, headers={"Authorization": f"Bearer {key}"}, timeout=timeout, transport=plain)
 
 
 def create(fake: FakeRunpod, api: httpx.Client, *, until: str | None = "RUNNING", **change: Any) -> Pod:
@@ -134,10 +135,11 @@ def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(fake: FakeRunp
     pod = create(fake, api)
     fake.wait_until(lambda: "up" in pod.log.texts())
     fake.clock.speed = 10.0
+    before = fake.clock.now()
     api.delete(f"/v2/pods/{pod.id}")
     assert pod.container
-    assert not pod.container.join(0.2)  # 2 of the 5 s
-    assert pod.container.join(5)
+    assert pod.container.join(20)
+    assert fake.clock.now() - before >= 5
     assert not members(pod.id)
 
 
@@ -158,15 +160,20 @@ def test_a_stopped_pod_costs_nothing_and_starts_on_an_empty_disk(fake: FakeRunpo
 
 
 def test_cleanup_is_called_whenever_the_command_has_ended(fake: FakeRunpod, api: httpx.Client) -> None:
-    """`docker run` is such a command: SIGTERM to it is passed on, and after a SIGKILL its container has to be removed."""
+    """`docker run` is such a command: it passes SIGTERM on, and after a SIGKILL its container has to be removed."""
     cleaned: list[str] = []
     fake.cleanup = lambda pod: cleaned.append(pod.id)
-    fake.command = lambda pod: ["sh", "-c", "trap 'kill $!; echo passed on; exit 143' TERM; sleep 60 & wait", pod.id]
+    fake.command = lambda pod: [
+        "sh",
+        "-c",
+        "trap 'kill $!; echo passed on; exit 143' TERM; sleep 60 & echo up; wait",
+        pod.id,
+    ]
     pod = create(fake, api)
-    time.sleep(0.1)
+    fake.wait_until(lambda: pod.log.texts() == ["up"])
     fake.terminate(pod)
     fake.wait_until(lambda: cleaned == [pod.id])
-    assert pod.log.texts() == ["passed on"]
+    assert pod.log.texts() == ["up", "passed on"]
 
 
 def test_no_process_survives_the_fake() -> None:
@@ -422,10 +429,15 @@ def test_a_frozen_pod_stands_still_and_is_running(fake: FakeRunpod, api: httpx.C
     pod = create(fake, api)
     fake.wait_until(lambda: len(pod.log.texts()) > 3)
     fake.freeze(pod)
-    time.sleep(0.1)  # what was on its way
+
+    def still() -> bool:
+        before = len(pod.log.texts())
+        time.sleep(0.2)
+        return len(pod.log.texts()) == before
+
+    fake.wait_until(still)  # what was on its way has arrived
     before = len(pod.log.texts())
-    time.sleep(0.2)
-    assert (len(pod.log.texts()), pod.status) == (before, "RUNNING")
+    assert pod.status == "RUNNING"
     fake.freeze(pod, False)
     fake.wait_until(lambda: len(pod.log.texts()) > before)
     fake.freeze(pod)
@@ -545,13 +557,13 @@ def test_a_stream_that_is_dropped_in_the_middle_of_frames_loses_nothing_when_res
 
 def test_the_meter_runs_while_a_pod_is_alive_and_the_records_lag(fake: FakeRunpod, api: httpx.Client) -> None:
     pod, other = create(fake, api), create(fake, api)
-    fake.billing_lag_s = 3600.0
-    fake.clock.speed = 3600.0
-    fake.wait_until(lambda: fake.clock.now() > 1800)
-    assert api.get("/v2/billing/pods", params={"podId": pod.id}).json()["records"] == []
+    fake.clock.speed = 36_000.0
     fake.wait_until(lambda: fake.clock.now() > 3 * 3600)
     fake.terminate(pod)
     fake.clock.speed = 1.0
+    fake.billing_lag_s = fake.clock.now()
+    assert api.get("/v2/billing/pods", params={"podId": pod.id}).json()["records"] == []
+    fake.billing_lag_s = 3600.0
     spell, billed = pod.spells[-1], fake.billed(pod)
     assert spell.end
     hours = (spell.end - spell.start) / 3600
@@ -635,7 +647,7 @@ def test_every_captured_request_of_the_package_is_understood(api: httpx.Client) 
         answer = graphql(api, json.loads(request["body"])["query"])
         if answer.status_code != 200:
             refused.add(answer.json()["errors"][0]["message"])
-    assert refused == {"Syntax Error: Unexpected Name 'x'", 'Cannot query field "y" on type "Query".'}
+    assert refused == {"""Syntax Error: Expected ':', found '""'""", 'Cannot query field "y" on type "Query".'}
 
 
 def test_a_field_that_does_not_exist_is_no_answer(api: httpx.Client) -> None:
@@ -650,9 +662,9 @@ def test_a_field_that_does_not_exist_is_no_answer(api: httpx.Client) -> None:
 @needs_schema
 def test_an_answer_that_breaks_the_schema_fails_the_test_that_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pods.ACTIONS, "PROVISIONING", ["fly"])
-    with pytest.raises(AssertionError, match="POST /v2/pods -> 201: .*'fly' is not one of"), FakeRunpod() as fake:
-        with client(fake, fake.api_key) as api:
-            api.post("/v2/pods", json=GPU_BODY)
+    broken = pytest.raises(AssertionError, match=r"POST /v2/pods -> 201: .*'fly' is not one of")
+    with broken, FakeRunpod() as fake, client(fake, fake.api_key) as api:
+        api.post("/v2/pods", json=GPU_BODY)
 
 
 @needs_schema
