@@ -108,11 +108,24 @@ def test_a_container_that_exits_is_started_again_in_place(fake: FakeRunpod, api:
 
 
 def test_what_a_container_leaves_behind_dies_with_its_first_process(fake: FakeRunpod, api: httpx.Client) -> None:
-    fake.command = shell("echo $$; setsid env -i sleep 61 & setsid sleep 62 & sleep 0.1; echo up")
+    fake.command = shell("mkfifo wait; setsid env -i sleep 60 & echo $!; setsid sleep 60 & echo $!; read go < wait")
     fake.restart_s = 60.0
     pod = create(fake, api)
-    fake.wait_until(lambda: "up" in pod.log.texts())
-    fake.wait_until(lambda: not members(pod.id))
+    fake.wait_until(lambda: len(pod.log.texts()) == 2)
+    left = [int(line) for line in pod.log.texts()]
+    assert all(runs(pid) for pid in left)
+    assert pod.container
+    assert pod.container.pid
+    os.kill(pod.container.pid, signal.SIGKILL)
+    fake.wait_until(lambda: not any(runs(pid) for pid in left))
+
+
+def runs(pid: int) -> bool:
+    """Is there such a process, other than a zombie?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_terminate_is_sigterm_to_the_first_process_and_the_pod_vanishes(fake: FakeRunpod, api: httpx.Client) -> None:
@@ -163,12 +176,7 @@ def test_cleanup_is_called_whenever_the_command_has_ended(fake: FakeRunpod, api:
     """`docker run` is such a command: it passes SIGTERM on, and after a SIGKILL its container has to be removed."""
     cleaned: list[str] = []
     fake.cleanup = lambda pod: cleaned.append(pod.id)
-    fake.command = lambda pod: [
-        "sh",
-        "-c",
-        "trap 'kill $!; echo passed on; exit 143' TERM; sleep 60 & echo up; wait",
-        pod.id,
-    ]
+    fake.command = shell("trap 'kill $!; echo passed on; exit 143' TERM; sleep 60 & echo up; wait")
     pod = create(fake, api)
     fake.wait_until(lambda: pod.log.texts() == ["up"])
     fake.terminate(pod)

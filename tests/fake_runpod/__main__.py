@@ -18,6 +18,13 @@ def main() -> None:
     parser.add_argument("--pull", type=float, default=3.0, help="seconds in STARTING")
     parser.add_argument("--secret", action="append", default=[], metavar="NAME=VALUE", help="of the account")
     parser.add_argument("--command", help="what a pod runs; default: jobs/runner.py with the pod's arguments")
+    parser.add_argument(
+        "--fail",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="a switch, for the next create: 402, no_capacity, cut, ...",
+    )
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -27,6 +34,8 @@ def main() -> None:
     known = dict(pair.split("=", 1) for pair in given.secret)
     times = {"speed": given.speed, "provision_s": given.provision, "pull_s": given.pull}
     with FakeRunpod(command, port=given.port, secrets=known, **times) as fake:
+        for kind in given.fail:
+            fake.fail(int(kind) if kind.isdecimal() else kind)
         print(f"export RUNPOD_API_BASE_URL={fake.url}")
         print(f"export RUNPOD_API_KEY={fake.api_key}")
         print(f"export RUNPOD_TERMINATE_API_KEY={fake.restricted_key}", flush=True)

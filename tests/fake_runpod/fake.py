@@ -1,7 +1,6 @@
 """The account behind both APIs: its pods, its keys, its switches, and the server on loopback."""
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -93,7 +92,7 @@ class FakeRunpod:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(self._scratch)]
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         config = uvicorn.Config(build(self), log_config=None, log_level="critical", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
@@ -114,7 +113,6 @@ class FakeRunpod:
         slow = [pod.id for pod in self.pods.values() if pod.container and not pod.container.join(10)]
         with contextlib.suppress(OSError):
             self._guard.communicate(timeout=10)
-        shutil.rmtree(self._scratch, ignore_errors=True)
         if kind is None:
             assert not slow, f"pods that did not end: {slow}"
             assert not self.violations, "\n".join(self.violations)

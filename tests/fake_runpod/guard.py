@@ -2,11 +2,12 @@
 
 A container's processes die with its first one, whatever sessions they made. They are found by process group, by the
 pod's id in the environment they were started with, and by a current folder in the pod's scratch (its name starts with
-the id). Protocol on stdin: one pod id a line.
+the id). The folder of all scratches is its argument, and removed; on stdin comes one pod id a line.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -47,6 +48,7 @@ def kill_all(pod_id: str) -> None:
 def main() -> None:
     for pod_id in set(sys.stdin.read().split()):  # until the fake has closed its end, in whatever way
         kill_all(pod_id)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":
