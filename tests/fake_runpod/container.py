@@ -108,7 +108,7 @@ class Container:
         process = self._spawn()
         if process is None:
             return
-        pod.boots, pod.booted_at, pod.started = pod.boots + 1, fake.clock.now(), datetime.now(UTC)
+        pod.boots, pod.booted_at, pod.started = pod.boots + 1, fake.clock.now(), pod.started or datetime.now(UTC)
         fake.set_status(pod, "RUNNING")
         reader = threading.Thread(target=self._read, args=(process,), daemon=True)
         reader.start()

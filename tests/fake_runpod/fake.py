@@ -141,8 +141,8 @@ class FakeRunpod:
             pod.container.kill()
 
     def stop_by_provider(self, pod: Pod) -> None:
-        """ "Exited by Runpod": the pod is still listed."""
-        self.stop(pod)
+        """Nobody of ours stopped it: EXITED, still listed, and only GraphQL says by whom."""
+        self.stop(pod, by="Runpod")
 
     def freeze(self, pod: Pod, frozen: bool = True) -> None:
         """Stop every process of the pod where it stands (SIGSTOP), or let it go on."""
@@ -203,7 +203,8 @@ class FakeRunpod:
         if pod.container:
             pod.container.stop()
 
-    def stop(self, pod: Pod) -> None:
+    def stop(self, pod: Pod, by: str = "user") -> None:
+        pod.last_change = f"Exited by {by}"
         self._end(pod, "EXITED")
         if pod.container:
             pod.container.stop()
@@ -214,7 +215,7 @@ class FakeRunpod:
             if action not in ACTIONS[pod.status]:
                 raise RefusedError(409, f"cannot {action} a pod that is {pod.status}")
             if action == "start":
-                pod.status = "PROVISIONING"
+                pod.status, pod.last_uptime, pod.started = "PROVISIONING", None, None
                 self._begin(pod)
         if action == "restart" and pod.container:
             pod.container.restart()
@@ -239,8 +240,10 @@ class FakeRunpod:
 
     def _end(self, pod: Pod, status: str, gone: bool = False) -> None:
         with self._lock:
+            now = self.clock.now()
+            pod.last_uptime = pod.uptime(now) if pod.boots else None
             pod.status, pod.gone = status, gone
-            pod.meter(self.clock.now())
+            pod.meter(now)
 
     def _place(self, wanted: Wanted) -> tuple[Machine, str, str, str | None]:
         machine = self.stock.machines.get(wanted.machine)

@@ -186,7 +186,7 @@ def shown_pod(fake: "FakeRunpod", pod: Pod) -> dict[str, Any]:
         "gpuCount": gpus,
         "vcpuCount": cpus,
         "memoryInGb": pod.memory,
-        "lastStatusChange": f"Rented by User: {pod.created:%a %b %d %Y %H:%M:%S} GMT+0000",
+        "lastStatusChange": f"{pod.last_change}: {pod.created:%a %b %d %Y %H:%M:%S} GMT+0000",
         "machineId": f"machine-{pod.id[:6]}",
         "podType": "RESERVED",
         "port": None,

@@ -87,6 +87,8 @@ class Pod:
     gone: bool = False
     boots: int = 0
     booted_at: float | None = None  # on the fake's clock
+    last_uptime: int | None = None  # lingers on a pod that was stopped, as was seen
+    last_change: str = "Rented by User"
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     api_key: str = field(default_factory=lambda: new_key(), repr=False)
@@ -137,9 +139,10 @@ class Pod:
 
     def shown(self, now: float) -> dict[str, Any]:
         """As REST v2 shows it."""
-        wanted, running = self.wanted, self.status == "RUNNING"
+        wanted = self.wanted
+        uptime = self.uptime(now) if self.status == "RUNNING" else self.last_uptime
         size = {"id": wanted.machine, ("count" if wanted.kind == "gpu" else "vcpuCount"): wanted.count}
-        runtime: dict[str, Any] = {"uptime": self.uptime(now), "cpu": {"util": 50}, "memory": {"util": 20}, "ports": []}
+        runtime: dict[str, Any] = {"uptime": uptime, "cpu": {"util": 50}, "memory": {"util": 20}, "ports": []}
         if wanted.kind == "gpu":
             runtime["gpus"] = [{"util": 50, "memoryUtil": 20}] * (wanted.count or 1)
         return {
@@ -162,7 +165,7 @@ class Pod:
             "template": wanted.template,
             "cost": self.price_per_hour if self.alive else 0.0,
             "locked": False,
-            "runtime": runtime if running else None,
+            "runtime": None if uptime is None else runtime,
             "createdAt": stamp(self.created),
             "startedAt": self.started and stamp(self.started),
             "globalNetworking": {"enabled": False},
