@@ -7,18 +7,16 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
 
 from deploy.patience import NotAnsweredError, Pace, patiently
-from deploy.pods import BillingRecord, Candidate, Cloud, LogLine, Offer, Pod, PodApi, PodRequest, PodStatus, Stock
+from deploy.pods import BillingRecord, Candidate, Cloud, LogLine, Offer, Pod, PodApi, PodRequest, PodStatus
+from deploy.runpod_answers import MachineType, MissingError, billing_of, lines_of, offer_of, pod_of, read, refusal
 from moola import __version__
-from moola.errors import AuthError, LaunchError, MoolaError, NoCapacityError, TryAgainError
+from moola.errors import AuthError, LaunchError, TryAgainError
 
 log = logging.getLogger(__name__)
 
@@ -29,181 +27,6 @@ SILENCE_S = 20.0  # of a log stream; a keepalive comes every 15 s
 MOST_TAIL = 5000  # lines of history that a log stream may be asked for
 LOOK_UPS = (0, 1, 2, 4, 8)  # when a pod is looked for after a create without an answer, in units of the first retry
 
-STATUS = {
-    "PROVISIONING": PodStatus.STARTING,
-    "STARTING": PodStatus.STARTING,
-    "RUNNING": PodStatus.RUNNING,
-    "EXITED": PodStatus.STOPPED,
-    "ERROR": PodStatus.FAILED,
-    "TERMINATED": PodStatus.GONE,
-}
-STOCK: dict[str | None, Stock] = {"NONE": "none", "LOW": "low", "MEDIUM": "medium", "HIGH": "high"}
-NO_CAPACITY = (  # prose is all there is: it comes with the same 400 as a wrong request
-    "no longer any instances available",
-    "does not have the resources",
-    "no instances",
-    "out of stock",
-    "insufficient resources",
-    "no capacity",
-)
-
-
-class MissingError(LaunchError):
-    """404 or 410: there is no such pod (any more)."""
-
-
-# what RunPod shows, read leniently: unknown fields are ignored, only what we cannot do without is required
-
-
-class _Shown(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, coerce_numbers_to_str=True)
-
-
-class _Size(_Shown):
-    id: str | None = None
-
-
-class _Runtime(_Shown):
-    uptime: float | None = None
-
-
-class _Pod(_Shown):
-    id: str
-    name: str
-    status: str
-    image: str | None = None
-    cost: float | None = None
-    data_center_id: str | None = None
-    gpu: _Size | None = None
-    cpu: _Size | None = None
-    runtime: _Runtime | None = None
-    created_at: datetime | None = None
-    started_at: datetime | None = None
-    env: dict[str, str] | None = Field(None, repr=False)
-
-
-class _Place(_Shown):
-    id: str
-    availability: str | None = None
-
-
-class _Type(_Shown):
-    """A GPU type or a CPU flavour of the catalog; prices are of one GPU or vCPU."""
-
-    id: str
-    name: str = ""
-    memory: float = 0.0
-    ram_gb_per_vcpu: float = 0.0
-    vcpu: dict[str, int] = {}
-    price: dict[str, float | None] = {}
-    availability: str | None = None
-    data_centers: list[_Place] | None = None
-
-
-class _Record(_Shown):
-    start_time: datetime
-    end_time: datetime
-    pod_id: str
-    total_amount: float
-
-
-class _Line(_Shown):
-    source: Literal["container", "system"] = "container"
-    line: str
-    ts: datetime
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def read(model: type[Model], shown: object, what: str) -> Model:
-    """An answer as a model. LaunchError names the fields that are wrong, without their values: an env is secret."""
-    try:
-        return model.model_validate(shown)
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise LaunchError(f"RunPod's answer about {what} cannot be read: {'; '.join(wrong)}") from None
-
-
-def pod_of(shown: object, *, any_status: bool = False) -> Pod:
-    """A pod of ours from RunPod's. LaunchError for a status that STATUS lacks; UNKNOWN instead with `any_status`."""
-    pod = read(_Pod, shown, "a pod")
-    status = STATUS.get(pod.status, PodStatus.UNKNOWN)
-    if status is PodStatus.UNKNOWN and not any_status:
-        raise LaunchError(f"pod {pod.id} has the status {pod.status!r}, which is none of {', '.join(STATUS)}")
-    size = pod.gpu or pod.cpu
-    running = status is PodStatus.RUNNING and pod.runtime is not None  # a stopped pod may still show its last uptime
-    return Pod(
-        id=pod.id,
-        name=pod.name,
-        status=status,
-        provider_status=pod.status,
-        image=pod.image or "",
-        price_per_hour=pod.cost or 0.0,
-        type_id=size.id if size else None,
-        data_center=pod.data_center_id,
-        created=pod.created_at,
-        started=pod.started_at,
-        uptime_s=pod.runtime.uptime if running and pod.runtime else None,
-        env=pod.env or {},
-    )
-
-
-def offer_of(candidate: Candidate, shown: _Type | None) -> Offer:
-    """A candidate as the catalog shows it; None: it does not know the type."""
-    if shown is None:
-        return Offer(candidate, candidate.type_id, None, "none", 0.0)
-    gpu = candidate.kind == "gpu"
-    unit = shown.price.get(candidate.cloud.lower() if gpu else f"{candidate.cloud.lower()}PerVcpu")
-    places = tuple(place.id for place in shown.data_centers or [] if place.availability != "NONE")
-    return Offer(
-        candidate,
-        shown.name or shown.id,
-        round(unit * candidate.count, 6) if unit else None,  # 0.0 where it is not offered
-        STOCK.get(shown.availability, "unknown") if unit else "none",
-        shown.memory if gpu else shown.ram_gb_per_vcpu * candidate.count,
-        places,
-    )
-
-
-def refusal(answer: httpx.Response, what: str, hide: Iterable[str] = ()) -> MoolaError:
-    """The error of an answer that is no success, by the vendor's table. `hide`: values that may not be quoted."""
-    status, detail = answer.status_code, detail_of(answer)
-    for secret in hide:
-        detail = detail.replace(secret, "***") if len(secret) >= 8 else detail
-    message = f"RunPod: {what}: {status} {detail}"
-    if status == 400 and any(words in detail.lower() for words in NO_CAPACITY):
-        return NoCapacityError(message)
-    if status == 401:
-        return AuthError(f"{message} (is RUNPOD_API_KEY right?)")
-    if status == 403:
-        return AuthError(f"{message} (the key lacks the scope for {what})")
-    if status == 402:
-        return LaunchError(f"{message} (the account's balance)")
-    if status in (404, 410):
-        return MissingError(message)
-    if status == 429:
-        return NotAnsweredError(message, harmless=True, retry_after_s=retry_after(answer))
-    if status == 408 or status >= 500:
-        return NotAnsweredError(message, retry_after_s=retry_after(answer))
-    return TryAgainError(message) if status == 409 else LaunchError(message)
-
-
-def detail_of(answer: httpx.Response) -> str:
-    """The prose of a problem document with its list of errors; the start of anything else."""
-    try:
-        problem = answer.json()
-        errors = problem.get("errors") or []
-        return "; ".join(str(part) for part in (problem.get("detail") or problem.get("title") or "", *errors))
-    except (ValueError, AttributeError):
-        return " ".join(answer.text.split())[:200]
-
-
-def retry_after(answer: httpx.Response) -> float | None:
-    """Seconds; the header's other form, a date, is not used by this API."""
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
-
 
 def checked_key(key: str | None) -> str | None:
     """The key of the argument or of RUNPOD_API_KEY, None if there is none. AuthError if it cannot be sent as it is."""
@@ -211,6 +34,31 @@ def checked_key(key: str | None) -> str | None:
     if key and not re.fullmatch(r"[!-~]+", key):
         raise AuthError("RUNPOD_API_KEY has a blank or a character that is not ASCII in it")
     return key or None
+
+
+def looked_up(api: PodApi, name: str, why: NotAnsweredError, first_wait_s: float) -> Pod:
+    """The pod that a create without a usable answer has made. TryAgainError if there is none, or nobody can say."""
+    if why.harmless:
+        raise why
+    started = time.monotonic()
+    for units in LOOK_UPS:
+        time.sleep(units * first_wait_s)
+        try:
+            found = [pod for pod in api.list() if pod.name == name]
+        except TryAgainError as error:
+            raise TryAgainError(f"{why}; whether pod {name} was made could not be settled: {error}") from error
+        if found:
+            return found[0]
+    waited = f"{len(LOOK_UPS)} look-ups in {time.monotonic() - started:.0f} s"
+    raise TryAgainError(f"{why}; {waited} found no pod {name}, but it could not be settled: it may still appear")
+
+
+def understood(api: PodApi, pod: Pod) -> Pod:
+    """The pod just made. In a status we do not know it is terminated before the LaunchError that names it."""
+    if pod.status is PodStatus.UNKNOWN:
+        api.terminate(pod.id)
+        raise LaunchError(f"pod {pod.id} came with the unknown status {pod.provider_status!r} and was terminated")
+    return pod
 
 
 class RestPods:
@@ -276,10 +124,10 @@ class RestPods:
             if not isinstance(made.get("id"), str):
                 raise NotAnsweredError("RunPod: POST /v2/pods: an answer without an id")
         except NotAnsweredError as error:
-            if error.harmless:
-                raise
-            made = self._looked_up(request.name, error)
-        return self._kept_if_understood(made)
+            pod = looked_up(self, request.name, error, self._first_wait_s)
+        else:
+            pod = self._read_or_ended(made)
+        return understood(self, pod)
 
     def get(self, pod_id: str) -> Pod | None:
         try:
@@ -329,41 +177,24 @@ class RestPods:
         return [offer_of(Candidate(kind, t.id, count, cloud), t) for t, count in sizes]
 
     def billing(self, pod_ids: Sequence[str]) -> builtins.list[BillingRecord]:
-        found = []
-        for pod_id in pod_ids:
-            for shown in self._pages("/v2/billing/pods", "records", podId=pod_id, bucketSize="hour"):
-                record = read(_Record, shown, "billing")
-                found.append(BillingRecord(record.pod_id, record.start_time, record.end_time, record.total_amount))
-        return found
+        """One call per pod; hourly records of the last 30 days."""
+        asked = [{"podId": pod_id, "bucketSize": "hour"} for pod_id in pod_ids]
+        return [billing_of(shown) for which in asked for shown in self._pages("/v2/billing/pods", "records", **which)]
 
     # calls
 
-    def _looked_up(self, name: str, why: NotAnsweredError) -> dict[str, Any]:
-        """The pod that a create without a usable answer has made. TryAgainError if there is none, or nobody can say."""
-        started = time.monotonic()
-        for units in LOOK_UPS:
-            time.sleep(units * self._first_wait_s)
-            try:
-                found = [shown for shown in self._pages("/v2/pods", "pods") if shown.get("name") == name]
-            except TryAgainError as error:
-                raise TryAgainError(f"{why}; whether pod {name} was made could not be settled: {error}") from error
-            if found:
-                return found[0]
-        waited = f"{len(LOOK_UPS)} look-ups in {time.monotonic() - started:.0f} s"
-        raise TryAgainError(f"{why}; {waited} found no pod {name}, but it could not be settled: it may still appear")
-
-    def _kept_if_understood(self, made: dict[str, Any]) -> Pod:
-        """The pod just made. One that cannot be read is terminated before the error: nobody would look after it."""
+    def _read_or_ended(self, made: dict[str, Any]) -> Pod:
+        """The pod just made. If it cannot be read it is terminated before the error: nobody would look after it."""
         try:
-            return pod_of(made)
+            return pod_of(made, any_status=True)
         except LaunchError:
             self.terminate(made["id"])
             raise
 
-    def _catalog(self, kind: str, count: int, cloud: str) -> dict[str, _Type]:
+    def _catalog(self, kind: str, count: int, cloud: str) -> dict[str, MachineType]:
         size = {"count": count, "cloud": cloud} if kind == "gpu" else {"vcpuCount": count}
         shown = self._pages(f"/v2/catalog/{kind}s", f"{kind}s", include="AVAILABILITY", product="POD", **size)
-        types = [read(_Type, one, "the catalog") for one in shown]
+        types = [read(MachineType, one, "the catalog") for one in shown]
         return {one.id: one for one in types}
 
     def _pages(self, path: str, key: str, **params: Any) -> Iterator[dict[str, Any]]:
@@ -408,21 +239,6 @@ class RestPods:
         if not self._has_key:
             raise AuthError("no key for RunPod: set RUNPOD_API_KEY")
         self._pace.wait()
-
-
-def lines_of(chunks: Iterable[bytes]) -> Iterator[LogLine]:
-    """Log lines of server-sent events. Comments, frames that are no line and a cut last frame are left out."""
-    rest = b""
-    for chunk in chunks:
-        *frames, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
-        for frame in frames:
-            fields = dict(text.split(b":", 1) for text in frame.split(b"\n") if b":" in text)
-            if b"data" in fields:
-                try:
-                    line = _Line.model_validate_json(fields[b"data"])
-                except ValidationError:
-                    continue
-                yield LogLine(fields.get(b"id", b"").decode().strip(), line.source, line.ts, line.line)
 
 
 # a pod ends itself
