@@ -68,7 +68,11 @@ def candidates(machine: MachineConfig, pods: PodApi) -> list[Candidate]:
     assert gpu is not None
     if gpu.types is not None:
         return [Candidate("gpu", type_id, gpu.count, machine.cloud) for type_id in gpu.types]
-    found = [o for o in pods.catalog("gpu") if o.memory_gb >= gpu.min_memory_gb and o.price_per_hour is not None]
+    found = [
+        o
+        for o in pods.catalog("gpu", machine.cloud)
+        if o.memory_gb >= gpu.min_memory_gb and o.price_per_hour is not None
+    ]
     fitting = [o for o in found if (o.price_per_hour or 0.0) * gpu.count <= machine.max_price_per_hour]
     if not fitting:
         raise LaunchError(
@@ -180,12 +184,16 @@ def plan_table(plan: Plan) -> Table:
         size = f"{offer.candidate.count} {'GPU' if offer.candidate.kind == 'gpu' else 'vCPU'}, {offer.memory_gb:g} GB"
         price = "-" if offer.price_per_hour is None else f"{offer.price_per_hour:.3f}"
         table.add_row(str(number), offer.name, size, price, offer.stock, choice.why_not)
+    return table
+
+
+def plan_text(plan: Plan) -> str:
+    """What the table does not say: image, uploads, caps."""
     machine, n_retries = plan.machine, plan.machine.retry.times
     uploads = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in plan.uploads.items()) or "nothing"
-    table.caption = (
-        f"image {plan.image}\nto upload: {uploads}\nat most {duration_text(machine.max_runtime)} an attempt, "
-        f"{n_retries} further attempts, {machine.max_spend:g} USD in all; "
-        f"waits {duration_text(machine.max_wait_for_capacity)} for a machine\n"
+    return (
+        f"image      {plan.image}\nto upload  {uploads}\n"
+        f"caps       {duration_text(machine.max_runtime)} an attempt, {n_retries} further attempts, "
+        f"{machine.max_spend:g} USD in all; waits {duration_text(machine.max_wait_for_capacity)} for a machine\n"
         f"the most this run can cost: {plan.most_it_can_cost():.2f} USD"
     )
-    return table

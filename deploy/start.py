@@ -86,11 +86,10 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
 
 def _rented(settings: Settings, store: Store, order: Order) -> Callable[[], int]:
     """Show the plan and ask; nothing has been sent or paid for until then."""
-    from deploy.runpod import open_pods
-
     from deploy import plan as plans
     from deploy.registry import with_digest
     from deploy.remote import Remote
+    from deploy.runpod import open_pods
 
     pods = open_pods(settings.pods)
     image = with_digest(settings.image(order.job), order.job)
@@ -106,6 +105,7 @@ def _rented(settings: Settings, store: Store, order: Order) -> Callable[[], int]
     body = pods.body(plans.first_request(settings, plan))
     console = Console(stderr=True)
     console.print(plans.plan_table(plan))
+    console.print(plans.plan_text(plan), highlight=False, soft_wrap=True)
     if order.dry_run:
         _print_json({"run": order.run_id, "request": plans.shown_request(body), "spec.json": dict(order.document)})
     elif not order.yes:
