@@ -68,19 +68,16 @@ def candidates(machine: MachineConfig, pods: PodApi) -> list[Candidate]:
     assert gpu is not None
     if gpu.types is not None:
         return [Candidate("gpu", type_id, gpu.count, machine.cloud) for type_id in gpu.types]
-    found = [
-        o
-        for o in pods.catalog("gpu", machine.cloud)
-        if o.memory_gb >= gpu.min_memory_gb and o.price_per_hour is not None
-    ]
-    fitting = [o for o in found if (o.price_per_hour or 0.0) * gpu.count <= machine.max_price_per_hour]
+    found = [offer for offer in pods.catalog("gpu", machine.cloud) if offer.memory_gb >= gpu.min_memory_gb]
+    priced = [(offer.price_per_hour, offer) for offer in found if offer.price_per_hour is not None]
+    fitting = [(price, offer) for price, offer in priced if price * gpu.count <= machine.max_price_per_hour]
     if not fitting:
         raise LaunchError(
             f"machine: no GPU has at least {gpu.min_memory_gb:g} GB and costs at most "
             f"{machine.max_price_per_hour:g} USD/h ({len(found)} types have the memory)"
         )
-    fitting.sort(key=lambda o: o.price_per_hour or 0.0)
-    return [Candidate("gpu", o.candidate.type_id, gpu.count, machine.cloud) for o in fitting]
+    fitting.sort(key=lambda pair: pair[0])
+    return [Candidate("gpu", offer.candidate.type_id, gpu.count, machine.cloud) for _, offer in fitting]
 
 
 def choose(machine: MachineConfig, offers: Sequence[Offer]) -> tuple[Choice, ...]:
