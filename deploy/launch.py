@@ -200,7 +200,8 @@ def pull(
     store: StoreOption = None,
 ) -> None:
     """Fetch a run's artifacts, every digest checked; virtual windows are rebuilt to their recorded digest."""
-    from moola.runs import MANIFEST, canonical_json, find_run, pull_files, require_manifest
+    from moola.protocol import MANIFEST, canonical_json
+    from moola.runs import find_run, pull_files, require_manifest
     from moola.windows import rebuild
 
     store_ = _store(_settings(store))
@@ -359,7 +360,8 @@ def _feature_set(target: str, store: str | None) -> tuple[Any, dict[str, Any] | 
     """(files, manifest) of a pulled directory or of a committed run."""
     import json
 
-    from moola.runs import MANIFEST, find_run, require_manifest
+    from moola.protocol import MANIFEST
+    from moola.runs import find_run, require_manifest
     from moola.verify import FolderFiles, RunFiles
 
     folder = Path(target)

@@ -9,7 +9,8 @@ from types import FrameType
 
 from deploy import tail
 from deploy.settings import Settings
-from moola.runs import attempt_id_now, mark_lost
+from moola.protocol import attempt_id_now
+from moola.runs import end_attempt
 from moola.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ def run_to_end(settings: Settings, store: Store, job: str, run_id: str) -> int:
             signal.signal(signum, handler)
     exit_code = child.wait()
     if exit_code < 0:  # killed: it could not say so itself
-        mark_lost(store, run_id, attempt_id, f"killed by {signal.Signals(-exit_code).name}")
+        end_attempt(store, run_id, attempt_id, "infra_lost", f"killed by {signal.Signals(-exit_code).name}")
         console.print(f"the job was killed by {signal.Signals(-exit_code).name}; the same command resumes it")
         return 128 - exit_code
     return exit_code

@@ -18,7 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from moola.runs import FINAL_STATES, attempt_key, log_records, run_state
+from moola.protocol import FINAL_STATES, attempt_key
+from moola.runs import log_records, run_state
 from moola.store import Store
 
 

@@ -4,6 +4,7 @@ In a container or as the launcher's child: MOOLA_STORE and MOOLA_RUN name the st
 what to do. With no MOOLA_RUN the shipped spec is submitted and run.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from moola.runs import Attempt, describe_input, describe_run, put_input, run_job
 from moola.specs import PrecomputeSpec, read_spec
 from moola.store import Store, fetch_uri
 
-SPEC = Path(__file__).with_suffix(".yaml")
+SPEC = Path(os.environ.get("MOOLA_SPEC") or Path(__file__).with_suffix(".yaml"))
 
 
 def prepare(spec: PrecomputeSpec, work: Path, *, force: bool = False) -> tuple[str, dict[str, Any], dict[str, Path]]:
@@ -25,13 +26,15 @@ def prepare(spec: PrecomputeSpec, work: Path, *, force: bool = False) -> tuple[s
         inputs["bars"] = fetch_uri(spec.bars, work / "fetched")
         probe_bars(inputs["bars"], spec.timezone)
     described = {name: describe_input(path) for name, path in inputs.items()}
-    resolved = spec.model_dump(mode="json", exclude={"job", "bars", "synthetic"} if inputs else {"job"})
+    resolved = spec.model_dump(
+        mode="json", exclude={"job", "machine", "bars", "synthetic"} if inputs else {"job", "machine"}
+    )
     run_id, document = describe_run("precompute", resolved, described, force=force)
     return run_id, document, inputs
 
 
 def submit_shipped(store: Store, work: Path) -> str:
-    """Submit the spec beside this file."""
+    """Submit the spec beside this file, or the one that MOOLA_SPEC names."""
     spec = read_spec("precompute", SPEC)
     assert isinstance(spec, PrecomputeSpec)
     run_id, document, inputs = prepare(spec, work)

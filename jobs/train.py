@@ -19,7 +19,7 @@ from moola.runs import Attempt, describe_input, describe_run, find_run, manifest
 from moola.specs import TrainSpec, read_spec
 from moola.store import Store, fetch_uri
 
-SPEC = Path(__file__).with_suffix(".yaml")
+SPEC = Path(os.environ.get("MOOLA_SPEC") or Path(__file__).with_suffix(".yaml"))
 NO_FILE = ("hindsight", "planted")  # label sources that are no file
 FILE = "file"  # what the resolved spec says where the labels are an input
 
@@ -41,13 +41,13 @@ def prepare(
     described["features"] = {"run": features, "sha256": manifest_sha256(store, features)}
     resolved = spec.model_copy(update={"labels": labels, "encoder": encoder})
     run_id, document = describe_run(
-        "train", resolved.model_dump(mode="json", exclude={"job", "features"}), described, force=force
+        "train", resolved.model_dump(mode="json", exclude={"job", "machine", "features"}), described, force=force
     )
     return run_id, document, inputs
 
 
 def submit_shipped(store: Store, work: Path) -> str:
-    """Submit the spec beside this file."""
+    """Submit the spec beside this file, or the one that MOOLA_SPEC names."""
     spec = read_spec("train", SPEC)
     assert isinstance(spec, TrainSpec)
     run_id, document, _ = prepare(spec, store, work)

@@ -1,9 +1,4 @@
-"""The run protocol: ids, status, heartbeat, log chunks, manifest, and the one commit point.
-
-    inputs/<sha256>/<name>                          content-addressed, uploaded once
-    runs/<run_id>/spec.json                         the resolved spec, write-once
-    runs/<run_id>/attempts/<attempt_id>/status.json, heartbeat.json, logs/<n>.jsonl, files/<path>, manifest.json
-    runs/<run_id>/COMMIT.json                       {attempt, manifest, manifest_sha256}, written last
+"""The run protocol: submit, attempt, commit, read. `moola.protocol` has the keys and the states.
 
 A run's id comes from what decides its result: spec, input digests and code. So the same work has the same id, and
 whether it was done is one look-up. Success is COMMIT with a manifest that verifies. Data first, marker last; readers
@@ -12,79 +7,48 @@ go COMMIT -> manifest -> keys and never list.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import secrets
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import moola
 from moola import errors
 from moola.errors import ArtifactError, ConflictError, DataError, MoolaError, TryAgainError
+from moola.launches import rental
+from moola.machine import code_sha256, environment, usage
+from moola.protocol import (
+    CANCEL,
+    COMMIT,
+    FINAL_STATES,
+    HEARTBEAT,
+    MANIFEST,
+    STATUS,
+    attempt_id_now,
+    attempt_key,
+    canonical_json,
+    now_text,
+    read_json,
+    read_json_or_none,
+    run_key,
+)
+from moola.signals import Stopped, stop_on_signals
 from moola.store import BytesSource, FileSource, Source, Store, Stored, open_store
 
 log = logging.getLogger("moola")
-
-COMMIT, MANIFEST = "COMMIT.json", "manifest.json"
-FINAL_STATES = ("committed", "failed", "cancelled", "terminated", "lost")
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM reached the job. Not an Exception: no `except Exception` on the way may swallow it."""
-
-    def __init__(self, signum: int, _frame: FrameType | None = None) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.state = "cancelled" if signum == signal.SIGINT else "terminated"
-        self.exit_code = errors.EXIT_CANCELLED if signum == signal.SIGINT else errors.EXIT_TERMINATED
-
-
-def _raise_stopped(signum: int, frame: FrameType | None) -> None:
-    for signal_ in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_, signal.SIG_IGN)  # the first one is enough; the clean-up must not be cut short
-    raise Stopped(signum, frame)
-
-
-def run_key(run_id: str, *parts: str) -> str:
-    return "/".join(("runs", run_id, *parts))
-
-
-def attempt_key(run_id: str, attempt_id: str, *parts: str) -> str:
-    return run_key(run_id, "attempts", attempt_id, *parts)
-
-
-def attempt_id_now() -> str:
-    """Unique, and sorts by time: 20261122T231500Z-9f86d081."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def canonical_json(document: Any) -> bytes:
-    """Sorted keys, no spaces: the same document has the same bytes and the same digest."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def sha256_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def code_sha256() -> str:
-    """Digest of the library's own source: names and bytes of every .py file of the package."""
-    root = Path(moola.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 # --- submit: a run exists once its spec.json does ---------------------------------------------------------------
@@ -131,17 +95,7 @@ def submit(store: Store, run_id: str, document: dict[str, Any]) -> None:
 
 def read_spec_document(store: Store, run_id: str) -> dict[str, Any]:
     """spec.json of a run. Raises ArtifactError if there is none."""
-    return _read_json(store, run_key(run_id, "spec.json"))
-
-
-def _read_json(store: Store, key: str) -> dict[str, Any]:
-    try:
-        document = json.loads(store.get(key))
-    except ValueError as error:
-        raise ArtifactError(f"{key} must be JSON: {error} ({store.url})") from error
-    if not isinstance(document, dict):
-        raise ArtifactError(f"{key} must be a JSON object, got {type(document).__name__} ({store.url})")
-    return document
+    return read_json(store, run_key(run_id, "spec.json"))
 
 
 # --- attempt: one try at a run ----------------------------------------------------------------------------------
@@ -169,6 +123,7 @@ class _Chunks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.sequence += 1  # logging holds this handler's lock here
         message = record.getMessage()
+        record.sequence = self.sequence  # for the handler that prints it: see `_PodFormatter`
         line = {"seq": self.sequence, "time": record.created, "level": record.levelname, "message": message}
         self._lines.append(json.dumps(line).encode() + b"\n")
 
@@ -191,7 +146,8 @@ class Attempt:
 
     def __init__(self, store: Store, run_id: str, *, attempt_id: str | None = None, work: Path) -> None:
         self.store, self.run_id = store, run_id
-        self._beat_s = 0.5 if store.url.startswith("file:") else 5.0  # a request costs money elsewhere
+        beat_s = 0.5 if store.url.startswith("file:") else 5.0  # a request costs money elsewhere
+        self._beat_s = float(os.environ.get("MOOLA_BEAT_S", beat_s))
         self.attempt_id = attempt_id or attempt_id_now()
         self.work = work / hashlib.sha256(store.url.encode()).hexdigest()[:12] / run_id
         self.progress = Progress()
@@ -282,7 +238,7 @@ class Attempt:
         self._beat.join()
         self._flush_logs()
         manifest = canonical_json(self._manifest(state, exit_code, reason))
-        self.store.put_once(self.key(MANIFEST), manifest)
+        self._put_manifest(manifest)
         if error is None:
             commit_run(self.store, self.run_id, self.attempt_id, manifest)
             log.info("committed %s", self.run_id)
@@ -291,26 +247,33 @@ class Attempt:
         if error is None:
             _forget(self.work / "journal")
 
+    def _put_manifest(self, manifest: bytes) -> None:
+        try:
+            self.store.put_once(self.key(MANIFEST), manifest)
+        except ConflictError as error:
+            status = read_json(self.store, self.key(STATUS))
+            raise ConflictError(
+                f"attempt {self.attempt_id} was given up as {status['state']} ({status['reason']}): it cannot commit"
+            ) from error
+
     def _manifest(self, state: str, exit_code: int, reason: str) -> dict[str, Any]:
         return {
             "schema": 1,
             "run_id": self.run_id,
             "attempt_id": self.attempt_id,
-            "created": _now(),
+            "created": now_text(),
             "state": state,
             "exit_code": exit_code,
             "reason": reason,
-            "provenance": {**environment(), **self.provenance},
+            "provenance": {**environment(), **self.provenance, **rental(self.store, self.run_id, self.attempt_id)},
             "files": self._files,
             "derived": self._derived,
             "logs": self._logs,
         }
 
     def _status(self, state: str, exit_code: int | None = None, reason: str = "") -> None:
-        document = {"state": state, "exit_code": exit_code, "reason": reason, "time": _now(), "pid": os.getpid()}
-        self.store.put(
-            self.key("status.json"), canonical_json({**document, "last_log_sequence": self._chunks.sequence})
-        )
+        document = {"state": state, "exit_code": exit_code, "reason": reason, "time": now_text(), "pid": os.getpid()}
+        self.store.put(self.key(STATUS), canonical_json({**document, "last_log_sequence": self._chunks.sequence}))
 
     # -- heartbeat and logs --
 
@@ -318,15 +281,18 @@ class Attempt:
         while not self._done.wait(self._beat_s):
             try:
                 self._flush_logs()
-                beat = {"time": _now(), "last_log_sequence": self._chunks.sequence, **vars(self.progress)}
-                self.store.put(self.key("heartbeat.json"), canonical_json(beat))
+                beat = {"time": now_text(), "last_log_sequence": self._chunks.sequence, **vars(self.progress)}
+                self.store.put(self.key(HEARTBEAT), canonical_json({**beat, "usage": usage()}))
+                if self.store.get_or_none(self.key(CANCEL)) is not None:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
             except MoolaError as error:  # a missed beat is not worth a run; the next one follows
                 print(f"heartbeat not written: {error}", file=sys.stderr, flush=True)
 
     def _flush_logs(self) -> None:
         data = self._chunks.take()
         if data:
-            key = self.key("logs", f"{len(self._logs) + 1:08d}.jsonl")
+            key = _log_key(self.run_id, self.attempt_id, len(self._logs) + 1)
             self._logs.append({"key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
             self.store.put_once(key, data)
 
@@ -366,10 +332,6 @@ def _forget(folder: Path) -> None:
         path.unlink()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 def commit_run(store: Store, run_id: str, attempt_id: str, manifest: bytes) -> None:
     """Write COMMIT.json. Raises ConflictError if another attempt committed first: that one stands."""
     commit = {
@@ -380,85 +342,55 @@ def commit_run(store: Store, run_id: str, attempt_id: str, manifest: bytes) -> N
     store.put_once(run_key(run_id, COMMIT), canonical_json(commit))
 
 
-def mark_lost(store: Store, run_id: str, attempt_id: str, reason: str) -> None:
-    """Give an attempt that died without a word its final status; one that has a final status keeps it."""
-    key = attempt_key(run_id, attempt_id, "status.json")
-    status = json.loads(store.get_or_none(key) or b"{}")
-    if status.get("state") not in FINAL_STATES:
-        store.put(key, canonical_json({**status, "state": "lost", "reason": reason, "time": _now()}))
+def end_attempt(
+    store: Store, run_id: str, attempt_id: str, state: str, reason: str, exit_code: int | None = None
+) -> str:
+    """Give an attempt that cannot speak for itself its final status, and a manifest; -> its state.
 
-
-def environment() -> dict[str, Any]:
-    """Provenance of this process: code, versions, machine. No names of hosts or users, no environment values."""
-    packages = ("numpy", "pandas", "pyarrow", "numba", "pydantic", "boto3", "torch")
-    versions = {name: version for name in packages if (version := _version(name))}
-    return {
-        "moola": moola.__version__,
-        "code_sha256": code_sha256(),
-        **_git(),
-        "image_digest": os.environ.get("MOOLA_IMAGE_DIGEST"),
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
-        "peak_memory_mb": _peak_memory_mb(),
-    }
-
-
-def _peak_memory_mb() -> float | None:
-    """The most memory this process has held, in MB; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    per_mb = 1e3 if platform.system() == "Linux" else 1e6  # kB there, bytes on macOS
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb, 1)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any]:
-    """{"git_sha", "git_dirty"}: from the image's environment, else from the checkout, else None."""
-    if "MOOLA_GIT_SHA" in os.environ:
-        return {"git_sha": os.environ["MOOLA_GIT_SHA"], "git_dirty": False}
-    git = ["git", "-C", str(Path(moola.__file__).parent)]
-    try:
-        sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {"git_sha": None, "git_dirty": None}
-    return {"git_sha": sha, "git_dirty": bool(dirty.strip())}
-
-
-@contextlib.contextmanager
-def held_signals() -> Iterator[Callable[[], int | None]]:
-    """SIGINT and SIGTERM are noted, not raised, while the block runs; yields what tells the first one's number.
-
-    For work that must reach a good place before it stops. The block's end raises `Stopped` if one has come.
+    One that has a final status keeps it; one that committed is `committed`, whatever became of it afterwards.
     """
-    came: list[int] = []
-    before = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came[0] if came else None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        if came:
-            _raise_stopped(came[0], None)
+    key = attempt_key(run_id, attempt_id, STATUS)
+    status = read_json_or_none(store, key) or {}
+    if status.get("state") in FINAL_STATES:
+        return str(status["state"])
+    commit = read_json_or_none(store, run_key(run_id, COMMIT))
+    if commit is not None and commit["attempt"] == attempt_id:
+        state, reason, exit_code = "committed", "", errors.EXIT_DONE
+    record = {"schema": 1, "run_id": run_id, "attempt_id": attempt_id, "created": now_text()}
+    record |= {"state": state, "exit_code": exit_code, "reason": reason, "files": [], "derived": []}
+    record |= {"logs": _chunks_in_store(store, run_id, attempt_id), "provenance": rental(store, run_id, attempt_id)}
+    with contextlib.suppress(ConflictError):  # it did leave a manifest
+        store.put_once(attempt_key(run_id, attempt_id, MANIFEST), canonical_json(record))
+    ending = {"state": state, "exit_code": exit_code, "reason": reason, "time": now_text()}
+    store.put(key, canonical_json({**status, **ending}))
+    return state
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped` in the main thread while the block runs."""
-    before = {s: signal.signal(s, _raise_stopped) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def _chunks_in_store(store: Store, run_id: str, attempt_id: str) -> list[dict[str, Any]]:
+    """The manifest's `logs` of an attempt that wrote no manifest."""
+    found: list[dict[str, Any]] = []
+    while (data := store.get_or_none(key := _log_key(run_id, attempt_id, len(found) + 1))) is not None:
+        found.append({"key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    return found
+
+
+def _log_key(run_id: str, attempt_id: str, chunk: int) -> str:
+    return attempt_key(run_id, attempt_id, "logs", f"{chunk:08d}.jsonl")
+
+
+class _PodFormatter(logging.Formatter):
+    """`#12 INFO message`, one line each: a reader of the live log knows which line of the chunks it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage().replace("\\", "\\\\").replace("\n", "\\n")
+        return f"#{getattr(record, 'sequence', 0)} {record.levelname} {message}"
+
+
+def _log_to_stdout() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_PodFormatter() if "MOOLA_LAUNCH" in os.environ else plain)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def run_job(
@@ -469,7 +401,7 @@ def run_job(
     MOOLA_STORE, MOOLA_WORK and MOOLA_RUN say what to do (MOOLA_ATTEMPT, if set, under which id); with no MOOLA_RUN the
     run that `submit_default` submits is done. `work_on(attempt, spec document)` is the job itself.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
+    _log_to_stdout()
     work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
     with stop_on_signals():
         try:
@@ -482,6 +414,8 @@ def run_job(
             if document["job"] != job:
                 raise DataError(f"this is the {job} job, but run {run_id} is a {document['job']} run")
             with Attempt(store, run_id, attempt_id=os.environ.get("MOOLA_ATTEMPT"), work=work) as attempt:
+                digests = {"spec_sha256": hashlib.sha256(canonical_json(document["spec"])).hexdigest()}
+                attempt.provenance |= {**digests, "inputs": document["inputs"]}
                 work_on(attempt, document)
         except (MoolaError, Stopped) as error:
             print(f"{job}: {error}", file=sys.stderr, flush=True)
@@ -496,7 +430,7 @@ def read_manifest(store: Store, run_id: str) -> dict[str, Any] | None:
     """The committed manifest, its own digest checked; None if the run is not committed. Raises ArtifactError."""
     if store.get_or_none(run_key(run_id, COMMIT)) is None:
         return None
-    commit = _read_json(store, run_key(run_id, COMMIT))
+    commit = read_json(store, run_key(run_id, COMMIT))
     data = store.get(commit["manifest"])
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != commit["manifest_sha256"]:
@@ -531,7 +465,7 @@ def find_run(store: Store, name: str) -> str:
 def manifest_sha256(store: Store, run_id: str) -> str:
     """The digest of a committed run's manifest, which stands for all it made. Raises ArtifactError."""
     require_manifest(store, run_id)
-    return str(_read_json(store, run_key(run_id, COMMIT))["manifest_sha256"])
+    return str(read_json(store, run_key(run_id, COMMIT))["manifest_sha256"])
 
 
 def newest_run(store: Store, job: str) -> str | None:
@@ -553,8 +487,7 @@ def run_state(store: Store, run_id: str) -> dict[str, Any]:
     if not attempts:
         return {"state": "submitted", "attempt": None, "status": {}, "heartbeat": {}}
     status, heartbeat = (
-        json.loads(store.get_or_none(attempt_key(run_id, attempts[-1], name)) or b"{}")
-        for name in ("status.json", "heartbeat.json")
+        read_json_or_none(store, attempt_key(run_id, attempts[-1], name)) or {} for name in (STATUS, HEARTBEAT)
     )
     state = "committed" if commit is not None else status.get("state", "submitted")
     return {"state": state, "attempt": attempts[-1], "status": status, "heartbeat": heartbeat}
@@ -584,7 +517,7 @@ def log_records(
     store: Store, run_id: str, attempt_id: str, *, first_chunk: int = 1
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(chunk number, records) from `first_chunk` on, up to the newest chunk there is now."""
-    while (data := store.get_or_none(attempt_key(run_id, attempt_id, "logs", f"{first_chunk:08d}.jsonl"))) is not None:
+    while (data := store.get_or_none(_log_key(run_id, attempt_id, first_chunk))) is not None:
         yield first_chunk, [json.loads(line) for line in data.splitlines()]
         first_chunk += 1
 

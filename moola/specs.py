@@ -1,16 +1,53 @@
 """Job specs: what a job reads, does and writes. Every field has a bound; an unknown field is refused, not ignored."""
 
-from datetime import date
+import re
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from moola import WINDOW
 from moola.errors import DataError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+
+
+def _read_duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or not float(found[1]):
+        raise ValueError("a duration is a number above 0 with its unit: 90s, 30m, 2h or 1d")
+    return timedelta(seconds=float(found[1]) * UNITS[found[2]])
+
+
+def duration_text(value: timedelta) -> str:
+    """2h, 90m, 45s: the largest unit that needs no fraction."""
+    seconds = value.total_seconds()
+    unit = next((u for u in "dhm" if seconds % UNITS[u] == 0), "s")
+    return f"{seconds / UNITS[unit]:g}{unit}"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    PlainSerializer(duration_text, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION.pattern, "examples": ["90s", "30m", "2h", "1d"]}),
+]
 
 
 class Spec(BaseModel):
@@ -80,6 +117,82 @@ class SplitConfig(Spec):
         return self
 
 
+class CpuMachine(Spec):
+    """A rented machine without GPUs: flavours in the order they are tried, and a size."""
+
+    flavors: tuple[str, ...] = Field(("cpu5c", "cpu3c", "cpu5g", "cpu3g"), min_length=1, description="in this order")
+    vcpus: int = Field(4, ge=2, le=256, description="a power of two; the flavour decides the memory per vCPU")
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        if self.vcpus & (self.vcpus - 1):
+            raise ValueError(f"vcpus must be a power of two, got {self.vcpus}")
+        return self
+
+
+class GpuMachine(Spec):
+    """A rented machine with GPUs: types in the order they are tried, or whatever is large and cheap enough."""
+
+    types: tuple[str, ...] | None = Field(
+        ("NVIDIA RTX A5000", "NVIDIA GeForce RTX 3090", "NVIDIA L4", "NVIDIA GeForce RTX 4090"),
+        min_length=1,
+        description="in this order; null: any type with min_memory_gb, the cheapest first",
+    )
+    min_memory_gb: float = Field(16, gt=0, description="of one GPU; only for types: null")
+    count: int = Field(1, ge=1, le=16)
+    min_cuda: str | None = Field("12.8", pattern=r"^\d+\.\d+$", description="what the host's driver must support")
+
+
+RetryReason = Literal["infra_lost", "preempted", "stalled", "crash_loop", "no_capacity", "try_again"]
+
+
+class RetryConfig(Spec):
+    """What is tried again with a further attempt. Bad input and divergence (exit 3, 5) never are."""
+
+    on: tuple[RetryReason, ...] = Field(("infra_lost", "preempted", "stalled", "no_capacity", "try_again"))
+    times: int = Field(2, ge=0, le=20, description="further attempts after the first")
+
+
+class MachineConfig(Spec):
+    """The machine a job rents, and what it may cost. Nothing here changes a result: it is no part of a run's id."""
+
+    cpu: CpuMachine | None = Field(None, description="one of cpu and gpu")
+    gpu: GpuMachine | None = Field(None, description="one of cpu and gpu")
+    cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
+    data_centers: tuple[str, ...] = Field((), description="empty: any; the provider places nowhere else")
+    disk_gb: int = Field(20, ge=20, le=2000, description="container disk; smaller ones are refused as if out of stock")
+    registry: str | None = Field(None, description="id of the provider's credentials for a private image")
+    secrets: dict[str, str] = Field(
+        default_factory=dict, description="environment variable -> name of the provider's secret that fills it"
+    )
+    max_price_per_hour: Positive = Field(1.0, description="USD; dearer candidates are passed over")
+    max_runtime: Duration = Field(timedelta(hours=6), description="of one attempt, the image's download included")
+    max_wait_for_capacity: Duration = Field(timedelta(minutes=15), description="then the attempt ends as no_capacity")
+    max_spend: Positive = Field(5.0, description="USD, all attempts of a run together")
+    retry: RetryConfig = Field(default_factory=RetryConfig)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.cpu is None) == (self.gpu is None):
+            raise ValueError("a machine has one of cpu and gpu; set the other to null")
+        return self
+
+
+class PrecomputeMachine(MachineConfig):
+    """Precompute's: the highest clock there is, for two hours at most."""
+
+    cpu: CpuMachine | None = Field(default_factory=CpuMachine, description="one of cpu and gpu")
+    max_price_per_hour: Positive = Field(0.5, description="USD; dearer candidates are passed over")
+    max_runtime: Duration = Field(timedelta(hours=2), description="of one attempt, the image's download included")
+    max_spend: Positive = Field(1.0, description="USD, all attempts of a run together")
+
+
+class TrainMachine(MachineConfig):
+    """Training's: one cheap GPU with 24 GB, and three to fall back on."""
+
+    gpu: GpuMachine | None = Field(default_factory=GpuMachine, description="one of cpu and gpu")
+
+
 class PrecomputeSpec(Spec):
     """Bars in; features, windows, mask and splits out."""
 
@@ -93,6 +206,7 @@ class PrecomputeSpec(Spec):
     windows: Literal["stored", "virtual"] = Field(
         "stored", description="virtual leaves features_11d.npy out of the run; pull rebuilds it to the recorded sha256"
     )
+    machine: PrecomputeMachine = Field(default_factory=PrecomputeMachine, description="what --on runpod rents")
 
 
 class HindsightConfig(Spec):
@@ -215,7 +329,10 @@ class TrainSpec(Spec):
     training: TrainConfig = Field(default_factory=TrainConfig)
     gates: GateConfig = Field(default_factory=GateConfig)
     cross_validate: CrossValidation | None = Field(None, description="folds x seeds, besides the run's own splits")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA where there is one, else the CPU, but never on a machine rented for its GPU"
+    )
+    machine: TrainMachine = Field(default_factory=TrainMachine, description="what --on runpod rents")
 
 
 JobSpec = PrecomputeSpec | TrainSpec

@@ -29,7 +29,8 @@ from moola.metrics import Predictions, Targets
 from moola.models import build_model
 from moola.models.jade_core import JadeCompact, initialize_model_biases
 from moola.precompute import JSON, MOVES, PARQUET
-from moola.runs import Attempt, held_signals, newest_checkpoint, pull_files, pull_input, require_manifest
+from moola.runs import Attempt, newest_checkpoint, pull_files, pull_input, require_manifest
+from moola.signals import held_signals
 from moola.specs import CrossValidation, TrainSpec
 from moola.store import Store
 from moola.training import loop

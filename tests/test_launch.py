@@ -321,7 +321,7 @@ def test_a_job_killed_while_it_uploads_is_resumed_and_commits_once(
     assert process.returncode == 128 + signal.SIGKILL
     assert "the same command resumes it" in err
     store, (run_id,) = open_store(launch.store), launch.runs()
-    assert run_state(store, run_id)["state"] == "lost"
+    assert run_state(store, run_id)["state"] == "infra_lost"
     assert read_manifest(store, run_id) is None
     said = launch("precompute", "--bars", str(many_bars))
     assert "resuming the upload of features_11d.npy" in said

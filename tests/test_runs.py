@@ -4,31 +4,30 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from moola.errors import ArtifactError, ConflictError, DataError, TryAgainError
+from moola.protocol import attempt_key, canonical_json, run_key
 from moola.runs import (
     Attempt,
-    Stopped,
-    attempt_key,
-    canonical_json,
     commit_run,
     describe_input,
     describe_run,
+    end_attempt,
     find_run,
     log_records,
-    mark_lost,
     pull_files,
     pull_input,
     put_input,
     read_manifest,
     require_manifest,
-    run_key,
     run_state,
     submit,
 )
+from moola.signals import Stopped, stop_on_signals
 from moola.store import BytesSource, Store, open_store
 
 log = logging.getLogger("moola")
@@ -172,15 +171,46 @@ def test_a_manifest_that_points_outside_the_run_is_refused(store: Store, run_id:
         read_manifest(store, run_id)
 
 
-def test_a_lost_attempt_is_marked_once_and_a_finished_one_keeps_its_state(
-    store: Store, run_id: str, tmp_path: Path
-) -> None:
+def test_an_attempt_that_was_given_up_cannot_commit_any_more(store: Store, run_id: str, tmp_path: Path) -> None:
     attempt = Attempt(store, run_id, work=tmp_path).__enter__()
-    mark_lost(store, run_id, attempt.attempt_id, "killed by SIGKILL")
-    assert run_state(store, run_id)["state"] == "lost"
-    attempt.__exit__(None, None, None)
-    mark_lost(store, run_id, attempt.attempt_id, "killed by SIGKILL")
+    log.info("a line that was stored")
+    attempt._flush_logs()
+    assert end_attempt(store, run_id, attempt.attempt_id, "infra_lost", "no word for 3 minutes") == "infra_lost"
+    manifest = json.loads(store.get(attempt_key(run_id, attempt.attempt_id, "manifest.json")))
+    assert (manifest["state"], len(manifest["logs"])) == ("infra_lost", 1)
+    with pytest.raises(ConflictError, match=r"was given up as infra_lost .no word for 3 minutes.: it cannot commit"):
+        attempt.__exit__(None, None, None)
+    assert run_state(store, run_id)["state"] == "infra_lost"
+    assert read_manifest(store, run_id) is None
+
+
+def test_an_attempt_that_ended_keeps_its_state(store: Store, run_id: str, tmp_path: Path) -> None:
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        pass
+    assert end_attempt(store, run_id, attempt.attempt_id, "infra_lost", "gone") == "committed"
     assert run_state(store, run_id)["state"] == "committed"
+
+
+def test_an_attempt_killed_between_commit_and_status_is_committed(store: Store, run_id: str, tmp_path: Path) -> None:
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        pass
+    store.put(attempt_key(run_id, attempt.attempt_id, "status.json"), canonical_json({"state": "running"}))
+    assert end_attempt(store, run_id, attempt.attempt_id, "infra_lost", "gone") == "committed"
+
+
+def test_a_cancel_note_in_the_store_stops_the_job(
+    store: Store, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOOLA_BEAT_S", "0.05")
+
+    def cancelled_job() -> None:
+        with stop_on_signals(), Attempt(store, run_id, work=tmp_path) as attempt:
+            store.put(attempt_key(run_id, attempt.attempt_id, "cancel.json"), b"{}")
+            time.sleep(30)
+
+    with pytest.raises(Stopped):
+        cancelled_job()
+    assert run_state(store, run_id)["state"] == "cancelled"
 
 
 def test_the_run_id_follows_from_spec_inputs_and_code_alone(tmp_path: Path) -> None:
