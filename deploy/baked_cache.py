@@ -20,14 +20,14 @@ class BakedCacheLocator(UserProvidedCacheLocator):  # type: ignore[misc,unused-i
 
     def __init__(self, py_func: Any, py_file: str) -> None:
         super().__init__(py_func, py_file)
-        folder = self.get_suitable_cache_subpath(py_file)
+        folder = self.get_suitable_cache_subpath(py_file)  # type: ignore[no-untyped-call]
         self._cache_path = str(Path(os.environ["MOOLA_WORK"], "numba", folder))
         lay_out(Path(os.environ["MOOLA_NUMBA_CACHE"], folder), Path(self._cache_path))
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
         locator = cls(py_func, py_file)
-        locator.ensure_cache_path()
+        locator.ensure_cache_path()  # type: ignore[no-untyped-call]
         return locator
 
 
