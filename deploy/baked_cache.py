@@ -19,7 +19,7 @@ class BakedCacheLocator(UserProvidedCacheLocator):  # type: ignore[misc,unused-i
     """A function's cache files below $MOOLA_WORK/numba, laid out from the image's."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
-        super().__init__(py_func, py_file)
+        super().__init__(py_func, py_file)  # type: ignore[no-untyped-call]
         folder = self.get_suitable_cache_subpath(py_file)  # type: ignore[no-untyped-call]
         self._cache_path = str(Path(os.environ["MOOLA_WORK"], "numba", folder))
         lay_out(Path(os.environ["MOOLA_NUMBA_CACHE"], folder), Path(self._cache_path))

@@ -35,7 +35,7 @@ build() {
 
 case $command in
   build) build "${@:3}" ;;
-  smoke) exec "$python" -m pytest tests/test_image.py -m "$kind" "${@:3}" ;;
+  smoke) MOOLA_SMOKE=$kind exec "$python" -m pytest tests/test_image.py -k "$kind" "${@:3}" ;;
   scan) exec syft scan "docker:$image" --output "spdx-json=sbom-$kind.spdx.json" ;;
   *) usage ;;
 esac
