@@ -11,10 +11,12 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import moola
+from moola.errors import DataError
 
 CGROUP = Path("/sys/fs/cgroup")
 PACKAGES = ("numpy", "pandas", "pyarrow", "numba", "pydantic", "boto3", "torch")
@@ -102,6 +104,16 @@ def _gpu_use() -> list[dict[str, float]]:
         return [{"use": float(use) / 100, "memory_mb": round(float(mib) * 1.048576, 1)} for use, mib in rows]
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
+
+
+def require_writable(folder: Path) -> None:
+    """Raises DataError where the work directory cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"MOOLA_WORK must be a directory that can be written to: {error} ({folder})") from error
 
 
 def _peak_memory_mb() -> float | None:

@@ -24,7 +24,7 @@ import moola
 from moola import errors
 from moola.errors import ArtifactError, ConflictError, DataError, MoolaError, TryAgainError
 from moola.launches import rental
-from moola.machine import code_sha256, environment, usage
+from moola.machine import code_sha256, environment, require_writable, usage
 from moola.protocol import (
     CANCEL,
     COMMIT,
@@ -406,6 +406,7 @@ def run_job(
     work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
     with stop_on_signals():
         try:
+            require_writable(work)
             store = open_store(os.environ.get("MOOLA_STORE", "file://./moola-store"))
             run_id = os.environ.get("MOOLA_RUN") or submit_default(store, work)
             if read_manifest(store, run_id) is not None:

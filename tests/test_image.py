@@ -1,0 +1,336 @@
+"""The images, run for real as a rented machine would run them, against an S3 server on this machine.
+
+`bash deploy/image.sh smoke cpu|gpu` runs these on the image it built. Without it, or without an engine, they are
+skipped. The gpu image runs on its CPU fallback here; it computes its own feature set first.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import moola
+from deploy import docker
+from deploy.settings import Settings
+from moola.protocol import STATUS, attempt_key
+from moola.runs import newest_checkpoint, newest_run, read_manifest, run_state
+from moola.store import Store, open_store
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = os.environ.get("MOOLA_SMOKE", "").split()  # set by deploy/image.sh: the images to try
+JOB = {"cpu": "precompute", "gpu": "train"}
+LARGEST_MB = {"cpu": 700}
+DIGEST = "sha256:" + "ab" * 32
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param not in SMOKE:
+        pytest.skip(f"bash deploy/image.sh smoke {request.param} runs this")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def image(kind: str) -> docker.Image:
+    return docker.find_image(f"moola:{kind}")
+
+
+@pytest.fixture(scope="module")
+def details(image: docker.Image) -> dict[str, Any]:
+    return dict(json.loads(engine("image", "inspect", image.id).stdout)[0])
+
+
+def engine(*args: str, exit_code: int = 0) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
+    assert done.returncode == exit_code, f"docker {args} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def container(image: docker.Image, *options: str, work: bool = True, command: tuple[str, ...] = ()) -> list[str]:
+    """`docker run` as a rented machine is, with the S3 server's variables by name; more `options` come last."""
+    named = [part for key in sorted(os.environ) if key in AWS for part in ("--env", key)]
+    volume = ["--mount", "type=volume,dst=/work"] if work else []
+    base = ["docker", "run", "--rm", *docker.LIMITS, "--memory", "2g", "--memory-swap", "2g", "--network", "host"]
+    return [*base, *volume, *named, *options, image.id, *command]
+
+
+AWS = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+
+
+def run(command: list[str], exit_code: int = 0) -> str:
+    """What a container printed, stderr behind stdout."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    said = done.stdout + done.stderr
+    assert done.returncode == exit_code, f"exit {done.returncode}, not {exit_code}\n{said}"
+    return said
+
+
+def environment(**variables: str) -> list[str]:
+    return [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
+
+
+@pytest.fixture
+def store(s3_url: str) -> Store:
+    return open_store(s3_url)
+
+
+@pytest.fixture
+def features(kind: str, image: docker.Image, store: Store) -> None:
+    """What the job of this image reads: for training, a feature set that the same image has computed."""
+    if JOB[kind] == "train":
+        run(container(image, *environment(MOOLA_STORE=store.url, **as_job("precompute"))))
+
+
+def as_job(job: str) -> dict[str, str]:
+    return {"MOOLA_JOB": job, "MOOLA_SPEC": f"/app/jobs/smoke/{job}.yaml"}
+
+
+# --- the job ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("features")
+def test_the_job_commits_what_a_local_run_makes(kind: str, image: docker.Image, store: Store, tmp_path: Path) -> None:
+    """A plain user, nothing writable but /work, no capabilities: to COMMIT, the same bits as without a container."""
+    job = JOB[kind]
+    variables = environment(MOOLA_STORE=store.url, MOOLA_IMAGE_DIGEST=DIGEST, NUMBA_DEBUG_CACHE="1")
+    said = run(container(image, *variables))
+    if job == "precompute":
+        assert "[cache] data loaded from" in said
+    assert "[cache] data saved to" not in said  # nothing was compiled
+    run_id = newest_run(store, job)
+    assert run_id is not None
+    manifest = read_manifest(store, run_id)
+    assert manifest is not None
+    found = manifest["provenance"]
+    revision = json.loads(engine("image", "inspect", image.id).stdout)[0]["Config"]["Labels"]
+    assert found["moola"] == moola.__version__ == revision["org.opencontainers.image.version"]
+    assert found["git_sha"] == revision["org.opencontainers.image.revision"] != ""
+    assert found["image_digest"] == DIGEST
+    local = local_manifest(job, tmp_path)
+    assert local["run_id"] == run_id or job == "train"  # a train run's id has its feature set's manifest in it
+    if job == "precompute":
+        assert digests(manifest) == digests(local)
+    else:
+        here = open_store(f"file://{tmp_path}/store")
+        assert artifact(store, manifest, "metrics.json") == artifact(here, local, "metrics.json")
+        assert artifact(store, manifest, "gates.json") == artifact(here, local, "gates.json")
+
+
+def local_manifest(job: str, folder: Path) -> dict[str, Any]:
+    """The smoke spec's run on this machine, in a store of its own."""
+    environ = {**os.environ, "MOOLA_STORE": f"file://{folder}/store", "MOOLA_WORK": str(folder / "work")}
+    for each in ("precompute", "train") if job == "train" else ("precompute",):
+        spec = str(ROOT / "jobs" / "smoke" / f"{each}.yaml")
+        command = [sys.executable, str(ROOT / "jobs" / f"{each}.py")]
+        subprocess.run(command, env={**environ, "MOOLA_SPEC": spec}, check=True, capture_output=True)
+    store = open_store(environ["MOOLA_STORE"])
+    run_id = newest_run(store, job)
+    assert run_id is not None
+    manifest = read_manifest(store, run_id)
+    assert manifest is not None
+    return manifest
+
+
+def digests(manifest: dict[str, Any]) -> dict[str, str]:
+    """Of each file but metadata.json, which holds the time it took."""
+    return {item["path"]: item["sha256"] for item in manifest["files"] if item["path"] != "metadata.json"}
+
+
+def artifact(store: Store, manifest: dict[str, Any], path: str) -> Any:
+    return json.loads(store.get(next(item["key"] for item in manifest["files"] if item["path"] == path)))
+
+
+def test_another_cpu_name_misses_the_compiled_functions(image: docker.Image) -> None:
+    """The twin: compiling is seen where it happens, and does no harm on a read-only root."""
+    variables = environment(NUMBA_CPU_NAME="x86-64-v2", NUMBA_DEBUG_CACHE="1")
+    import_it = ("-c", "import moola.features.zigzag")
+    said = run(container(image, *variables, "--entrypoint", "python", command=import_it))
+    assert "[cache] data saved to" in said
+
+
+def test_a_wrong_spec_exits_3_and_names_the_field(kind: str, image: docker.Image, store: Store, tmp_path: Path) -> None:
+    said = run(with_spec(image, store, tmp_path, f"job: {JOB[kind]}\nmoves: 3\n"), exit_code=3)
+    assert "moves: Extra inputs are not permitted, got 3" in said
+    assert "Traceback" not in said
+    assert store.children("runs") == []
+
+
+def with_spec(image: docker.Image, store: Store, folder: Path, text: str, *options: str) -> list[str]:
+    """A container that runs the spec `text`."""
+    path = folder / "spec.yaml"
+    path.write_text(text)
+    path.chmod(0o644)
+    folder.chmod(0o755)
+    mount = ("--mount", f"type=bind,src={path},dst=/spec.yaml,readonly")
+    return container(image, *mount, *environment(MOOLA_STORE=store.url, MOOLA_SPEC="/spec.yaml"), *options)
+
+
+@pytest.mark.usefixtures("features")
+def test_a_gpu_that_is_not_there_is_an_error_before_any_download(
+    kind: str, image: docker.Image, store: Store, tmp_path: Path
+) -> None:
+    if kind != "gpu":
+        pytest.skip("of the gpu image")
+    if docker.gpus():
+        pytest.skip("there is a GPU")
+    spec = (ROOT / "jobs" / "smoke" / "train.yaml").read_text() + "device: cuda\n"
+    said = run(with_spec(image, store, tmp_path, spec), exit_code=3)
+    assert "device: cuda" in said
+    assert "fetch features" not in said
+
+
+def test_a_work_directory_that_cannot_be_written_is_named(image: docker.Image, store: Store) -> None:
+    said = run(container(image, *environment(MOOLA_STORE=store.url), work=False), exit_code=3)
+    assert "MOOLA_WORK must be a directory" in said
+    assert "Traceback" not in said
+
+
+# --- its end ----------------------------------------------------------------------------------------------------
+
+LONG = {  # specs that take long enough to be stopped in the middle, and the line that says they are there
+    "precompute": ("job: precompute\nsynthetic: {start: 2025-01-06, end: 2025-03-28}\n", "upload features_11d.npy"),
+    "train": (
+        "job: train\nlabels: {source: planted}\nmodel: {hidden_size: 32}\n"
+        "training: {full_epochs: 500, patience_epochs: 500}\n",
+        "full epoch 0",
+    ),
+}
+
+
+@pytest.mark.usefixtures("features")
+def test_sigterm_in_the_middle_ends_the_run_in_its_own_state(
+    kind: str, image: docker.Image, store: Store, tmp_path: Path
+) -> None:
+    job, name = JOB[kind], f"moola-test-{kind}-{os.getpid()}"
+    store.put("profile.json", b'{"part_mib": 5, "workers": 1}')  # many small steps
+    spec, line = LONG[job]
+    process = subprocess.Popen(
+        with_spec(image, store, tmp_path, spec, "--name", name), stdout=subprocess.PIPE, stderr=None, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        said = list(lines_until(process.stdout, line))
+        engine("stop", "--time", "20", name)
+        said += process.stdout.readlines()
+    assert process.returncode == 143, "".join(said)
+    run_id = next(each for each in store.children("runs") if each.startswith(job))
+    state = run_state(store, run_id)
+    assert (state["state"], state["status"]["exit_code"]) == ("terminated", 143)
+    assert read_manifest(store, run_id) is None
+    if job == "train":
+        assert newest_checkpoint(store, run_id) is not None
+
+
+def lines_until(stream: Any, text: str) -> Iterator[str]:
+    for line in stream:
+        yield line
+        if text in line:
+            return
+    raise AssertionError(f"the job never said {text!r}")
+
+
+@pytest.mark.usefixtures("features")
+def test_the_launcher_says_that_the_memory_limit_was_hit(
+    kind: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id, settings = submitted(kind, store, tmp_path)
+    exit_code = docker.run_to_end(settings, store, JOB[kind], run_id, image=f"moola:{kind}", memory="120m")
+    said = " ".join(capsys.readouterr().err.split())
+    assert exit_code not in (0, 125)
+    state = run_state(store, run_id)
+    assert "out of memory" in said
+    assert "out of memory" in state["status"]["reason"]
+    assert state["state"] != "committed"
+
+
+def submitted(kind: str, store: Store, folder: Path) -> tuple[str, Settings]:
+    """The smoke spec's run, submitted by this process; and settings of a launcher."""
+    spec = str(ROOT / "jobs" / "smoke" / f"{JOB[kind]}.yaml")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from jobs.{JOB[kind]} import submit_shipped\n"
+        "from moola.store import open_store; from pathlib import Path\n"
+        f"print(submit_shipped(open_store({store.url!r}), Path({str(folder)!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MOOLA_SPEC": spec}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip(), Settings(store=store.url, work=folder / "work")
+
+
+@pytest.mark.parametrize("where", ["s3", "file"])
+def test_the_launcher_sees_a_run_through(
+    kind: str, image: docker.Image, where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """--on docker: to COMMIT in a bucket and in a folder, which stays its owner's."""
+    if kind != "cpu":
+        pytest.skip("the same for both; once is enough")
+    url = request.getfixturevalue("s3_url") if where == "s3" else f"file://{tmp_path}/store"
+    store = open_store(url)
+    run_id, settings = submitted(kind, store, tmp_path)
+    assert docker.run_to_end(settings, store, JOB[kind], run_id) == 0
+    manifest = read_manifest(store, run_id)
+    assert manifest is not None
+    assert manifest["provenance"]["image_digest"] == image.digest
+    status = store.get(attempt_key(run_id, manifest["attempt_id"], STATUS))
+    assert json.loads(status)["state"] == "committed"
+    if where == "file":
+        assert {path.stat().st_uid for path in (tmp_path / "store").rglob("*")} == {os.getuid()}
+
+
+# --- what is in it ----------------------------------------------------------------------------------------------
+
+
+def shell(image: docker.Image, script: str, *options: str) -> str:
+    """The output of a shell script in the image, run without a network."""
+    command = ["run", "--rm", "--network", "none", "--entrypoint", "sh", *options, image.id, "-c", script]
+    return engine(*command).stdout.strip()
+
+
+def test_it_runs_as_a_fixed_number_that_owns_nothing_but_its_work(image: docker.Image, details: dict[str, Any]) -> None:
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", details["Config"]["User"])
+    assert shell(image, "id -u") == details["Config"]["User"].partition(":")[0]
+    found = shell(image, "find /app /opt /usr /etc/passwd /work -xdev -writable ! -type l")
+    assert found.split()[0] == "/work"  # the twin: what is writable is found
+    assert all(path.startswith("/work") for path in found.split())
+
+
+def test_its_entry_point_is_the_supervisor_without_a_shell(details: dict[str, Any]) -> None:
+    assert details["Config"]["Entrypoint"] == ["python", "/app/jobs/runner.py"]
+    assert not details["Config"]["Cmd"]
+
+
+def test_it_has_no_compiler_no_installer_cache_and_no_tests(image: docker.Image) -> None:
+    assert shell(image, "command -v gcc cc g++ clang make uv || true") == ""
+    assert shell(image, "find / -xdev \\( -path '*/.cache/pip' -o -path '*/.cache/uv' \\)", "--user", "0") == ""
+    assert shell(image, "ls /app") == "deploy\njobs\nmoola\nnumba"
+    assert shell(image, "command -v sh") != ""  # the twin: a tool that is there is found
+
+
+def test_no_secret_is_in_its_history(image: docker.Image, details: dict[str, Any]) -> None:
+    history = engine("history", "--no-trunc", "--format", "{{.CreatedBy}}", image.id).stdout
+    said = history + json.dumps(details["Config"])
+    assert "useradd" in said  # the history is there
+    assert not re.search(r"(?i)secret_|token|password|AWS_|api_key|BEGIN CERTIFICATE", said)
+
+
+def test_it_is_small_enough_and_torch_is_only_where_it_is_used(
+    kind: str, image: docker.Image, details: dict[str, Any]
+) -> None:
+    size_mb = details["Size"] / 1e6
+    assert size_mb < LARGEST_MB.get(kind, float("inf"))
+    found = shell(image, "python -c 'import importlib.util as u; print(u.find_spec(\"torch\") is not None)'")
+    assert found == str(kind == "gpu")
+
+
+def test_its_labels_say_where_it_comes_from(details: dict[str, Any]) -> None:
+    labels, environ = details["Config"]["Labels"], dict(item.split("=", 1) for item in details["Config"]["Env"])
+    assert labels["org.opencontainers.image.version"] == moola.__version__
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", labels["org.opencontainers.image.revision"])
+    assert environ["MOOLA_GIT_SHA"] == labels["org.opencontainers.image.revision"]
+    assert "org.opencontainers.image.source" in labels
