@@ -305,11 +305,11 @@ def cancel(run: RunArgument, store: StoreOption = None) -> None:
 @app.command()
 def reap(store: StoreOption = None) -> None:
     """End machines of ours that are done, late, silent or given up. For cron; other machines are left alone."""
-    from deploy.runpod import open_pods
     from rich.console import Console
 
     from deploy.reap import reap as reap_all
     from deploy.reap import verdict_table
+    from deploy.runpod import open_pods
 
     settings = _settings(store)
     verdicts = reap_all(settings, _store(settings), open_pods(settings.pods))
@@ -326,6 +326,19 @@ def cost(run: RunArgument, store: StoreOption = None) -> None:
 
     remote = _remote(run, store)
     Console().print(cost_table(remote.store, remote.pods, remote.run_id))
+
+
+@app.command()
+def doctor(on: OnOption = None, image: ImageOption = None, store: StoreOption = None) -> None:
+    """Check the whole set-up, and say for each part what to do; exit 2 if something is missing."""
+    from rich.console import Console
+
+    from deploy.doctor import doctor_table, examine
+
+    rows = examine(_settings(store, None, on, image))
+    Console().print(doctor_table(rows))
+    if not all(ok for _, ok, _ in rows):
+        raise typer.Exit(2)
 
 
 @app.command("spec")
@@ -403,9 +416,8 @@ def _settings(
 
 def _remote(run: str, store: str | None) -> "Remote":
     """A run's rented machines, from nothing but its id, the store and the provider's key."""
-    from deploy.runpod import open_pods
-
     from deploy.remote import Remote
+    from deploy.runpod import open_pods
     from moola.runs import find_run
 
     settings = _settings(store)

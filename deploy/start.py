@@ -78,7 +78,7 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
     if settings.on == "docker":
         from deploy import docker
 
-        return lambda: docker.run_to_end(settings, store, order.job, order.run_id)
+        return lambda: docker.run_to_end(settings, store, order.job, order.run_id, image=settings.image(order.job))
     from deploy import local
 
     return lambda: local.run_to_end(settings, store, order.job, order.run_id)
