@@ -58,7 +58,7 @@ def precompute(
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """Bars in; 11 causal features, windows, mask and splits out, verified."""
+    """Bars in; a verified feature set out. That is 11 causal features, windows, mask and splits."""
     flags = {
         "bars": bars,
         "timezone": timezone,
@@ -98,7 +98,7 @@ def train(
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """A feature set and labels in; Jade, metrics beside their baselines, gates and a report out."""
+    """Features and labels in; a model out. With metrics beside their baselines, gates and a report."""
     flags = {"labels.source": labels, "features": features, "fraction": fraction, "training.seed": seed}
     from deploy.start import Order, start
     from jobs.train import SPEC, prepare
@@ -134,7 +134,7 @@ def predict(
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """What a trained model says of new bars: type, probabilities, where the move starts and ends."""
+    """What a model says of new bars. Type, probabilities, where the move starts and ends."""
     import pandas as pd
 
     from moola.bars import read_bars
@@ -204,7 +204,7 @@ def pull(
     dest: Annotated[Path | None, typer.Argument(help="directory; default ./RUN")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Fetch a run's artifacts, every digest checked; virtual windows are rebuilt to their recorded digest."""
+    """Fetch a run's artifacts. Every digest is checked; virtual windows are rebuilt to their recorded digest."""
     from moola.protocol import MANIFEST, canonical_json
     from moola.runs import find_run, pull_files, require_manifest
     from moola.windows import rebuild
@@ -241,7 +241,7 @@ def list_(store: StoreOption = None) -> None:
 
 @app.command()
 def status(run: RunArgument, store: StoreOption = None) -> None:
-    """Where a run is: state, stage, progress, reason, and the machines it was given."""
+    """Where a run is. State, stage, progress, reason, and the machines it was given."""
     from moola.launches import all_launches, cost_of
     from moola.runs import find_run, run_state
 
@@ -284,7 +284,7 @@ def logs(
 
 @app.command()
 def attach(run: RunArgument, store: StoreOption = None) -> None:
-    """Watch a run on a rented machine, from any computer, and do what its launcher would do."""
+    """Take over a run on a rented machine. From any computer; it does all that the launcher would do."""
     remote = _remote(run, store)
     raise typer.Exit(remote.attended(remote.see_through))
 
@@ -304,7 +304,7 @@ def cancel(run: RunArgument, store: StoreOption = None) -> None:
 
 @app.command()
 def reap(store: StoreOption = None) -> None:
-    """End machines of ours that are done, late, silent or given up. For cron; other machines are left alone."""
+    """End machines that have no business. Those of ours that are done, late, silent or given up; for cron."""
     from rich.console import Console
 
     from deploy.reap import reap as reap_all
@@ -319,7 +319,7 @@ def reap(store: StoreOption = None) -> None:
 
 @app.command()
 def cost(run: RunArgument, store: StoreOption = None) -> None:
-    """What a run's machines cost: price x time now, the provider's billing records when they have arrived."""
+    """What a run's machines cost. Price x time now, the provider's billing records when they have arrived."""
     from rich.console import Console
 
     from deploy.costs import cost_table
@@ -330,7 +330,7 @@ def cost(run: RunArgument, store: StoreOption = None) -> None:
 
 @app.command()
 def doctor(on: OnOption = None, image: ImageOption = None, store: StoreOption = None) -> None:
-    """Check the whole set-up, and say for each part what to do; exit 2 if something is missing."""
+    """Check the whole set-up. Says for each part what to do; exit 2 if something is missing."""
     from rich.console import Console
 
     from deploy.doctor import doctor_table, examine
