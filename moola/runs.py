@@ -461,6 +461,12 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def job_store() -> tuple[Store, Path]:
+    """The store and the work folder that a job's environment names."""
+    work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
+    return open_store(os.environ.get("MOOLA_STORE", "file://./moola-store")), work
+
+
 def run_job(
     job: str, work_on: Callable[[Attempt, dict[str, Any]], None], submit_default: Callable[[Store, Path], str]
 ) -> int:
@@ -470,10 +476,9 @@ def run_job(
     run that `submit_default` submits is done. `work_on(attempt, spec document)` is the job itself.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
-    work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
     with stop_on_signals():
         try:
-            store = open_store(os.environ.get("MOOLA_STORE", "file://./moola-store"))
+            store, work = job_store()
             run_id = os.environ.get("MOOLA_RUN") or submit_default(store, work)
             if read_manifest(store, run_id) is not None:
                 log.info("%s is already committed: nothing to do", run_id)

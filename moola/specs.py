@@ -216,6 +216,7 @@ class TrainSpec(Spec):
     gates: GateConfig = Field(default_factory=GateConfig)
     cross_validate: CrossValidation | None = Field(None, description="folds x seeds, besides the run's own splits")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
+    processes: int | None = Field(None, ge=1, le=64, description="that train together; null: one per GPU, else one")
 
 
 JobSpec = PrecomputeSpec | TrainSpec
