@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py                                   # hindsight labels and planted truth, synthetic bars
     python benchmarks/quality.py --bars EURUSD_1m_2017.parquet     # hindsight labels of these bars too
+    python benchmarks/quality.py --labels 2000 --models Jade       # some rows only
 
 Time is cut 70 / 10 / 20; every number is of the last 20 %, of a model picked on validation, mean and standard deviation
 over seeds. `any place` are windows placed anywhere around their move: most hold further moves, also stronger ones, so
@@ -70,6 +71,7 @@ def settings(path: Path | None) -> list[Setting]:
     synthetic = feature_set(market.bars)
     found = [
         Setting("synthetic, hindsight", synthetic, hindsight(synthetic)),
+        Setting("synthetic, hindsight, any place", synthetic, hindsight(synthetic, clear=False)),
         Setting("synthetic, planted", synthetic, planted_labels(market.moves, synthetic.times, LabelConfig())),
     ]
     if path is not None:
@@ -189,6 +191,8 @@ def main() -> None:
     parser.add_argument("--bars", type=Path, help="bars for hindsight labels besides the synthetic ones")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="settings whose name holds this text")
+    parser.add_argument("--labels", type=int, nargs="+", default=[174, 0], help="training labels; 0: all there are")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(
@@ -197,9 +201,9 @@ def main() -> None:
     for setting in settings(options.bars):
         if options.only and options.only not in setting.name:
             continue
-        for n_labels in (174, None):
-            for name in MODELS:
-                cells = row(setting, name, n_labels, options.seeds)
+        for n_labels in options.labels:
+            for name in options.models:
+                cells = row(setting, name, n_labels or None, options.seeds)
                 if cells:
                     print(*cells, sep=" | ", flush=True)
                     table.add_row(*cells)

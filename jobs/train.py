@@ -1,7 +1,8 @@
 """The train job: a committed feature set and labels in; Jade, its metrics beside their baselines, gates, report out.
 
 In a container or as the launcher's child: MOOLA_STORE and MOOLA_RUN name the store and the run whose spec.json says
-what to do. With no MOOLA_RUN the shipped spec is submitted and run, on the newest feature set in the store.
+what to do. With no MOOLA_RUN the shipped spec is submitted and run, on the newest feature set in the store. On a
+machine with several GPUs the job starts one process for each and waits for them; process 0 is then the job.
 """
 
 import os
@@ -14,8 +15,21 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from moola.errors import DataError
-from moola.runs import Attempt, describe_input, describe_run, find_run, manifest_sha256, newest_run, run_job, submit
+from moola.errors import EXIT_DONE, EXIT_TERMINATED, DataError, MoolaError
+from moola.runs import (
+    Attempt,
+    describe_input,
+    describe_run,
+    find_run,
+    job_store,
+    manifest_sha256,
+    newest_run,
+    read_manifest,
+    read_spec_document,
+    run_job,
+    submit,
+)
+from moola.signals import Stopped
 from moola.specs import TrainSpec, read_spec
 from moola.store import Store, fetch_uri
 
@@ -61,5 +75,48 @@ def work_on(attempt: Attempt, document: dict[str, Any]) -> None:
     train(attempt, document)
 
 
+def start_several() -> int | None:
+    """Where the run is to be trained by several processes: start them -> their exit code; None where by one."""
+    from moola.train import how_many_processes
+    from moola.training.processes import start_processes
+
+    try:
+        store, work = job_store()
+        run_id = os.environ["MOOLA_RUN"] = os.environ.get("MOOLA_RUN") or submit_shipped(store, work)
+        document = read_spec_document(store, run_id)
+        if document["job"] != "train" or read_manifest(store, run_id) is not None:
+            return None
+        count = how_many_processes(TrainSpec.model_validate(document["spec"]))
+    except MoolaError:
+        return None  # the one process meets it again, and says so in the way a job does
+    return start_processes(count, [str(Path(__file__).resolve())]) if count > 1 else None
+
+
+def follow() -> int:
+    """A process that is not the first: it trains with the others, and only the first speaks for the run."""
+    from moola.training.loop import Interrupted
+
+    try:
+        store, work = job_store()
+        run_id = os.environ["MOOLA_RUN"]
+        work_on(Attempt(store, run_id, work=work), read_spec_document(store, run_id))
+    except (MoolaError, Stopped) as error:
+        print(f"train, process {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except Interrupted:  # only the first process got the signal
+        return EXIT_TERMINATED
+    return EXIT_DONE
+
+
+def main() -> int:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # not yet one of several
+        exit_code = start_several()
+        if exit_code is not None:
+            return exit_code
+    elif os.environ["RANK"] != "0":
+        return follow()
+    return run_job("train", work_on, submit_shipped)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("train", work_on, submit_shipped))
+    sys.exit(main())

@@ -394,6 +394,13 @@ def _log_to_stdout() -> None:
     log.setLevel(logging.INFO)
 
 
+def job_store() -> tuple[Store, Path]:
+    """The store and the work folder that a job's environment names. Raises DataError if one cannot be written to."""
+    work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
+    require_writable(work)
+    return open_store(os.environ.get("MOOLA_STORE", "file://./moola-store")), work
+
+
 def run_job(
     job: str, work_on: Callable[[Attempt, dict[str, Any]], None], submit_default: Callable[[Store, Path], str]
 ) -> int:
@@ -403,11 +410,9 @@ def run_job(
     run that `submit_default` submits is done. `work_on(attempt, spec document)` is the job itself.
     """
     _log_to_stdout()
-    work = Path(os.environ.get("MOOLA_WORK", "~/.cache/moola")).expanduser()
     with stop_on_signals():
         try:
-            require_writable(work)
-            store = open_store(os.environ.get("MOOLA_STORE", "file://./moola-store"))
+            store, work = job_store()
             run_id = os.environ.get("MOOLA_RUN") or submit_default(store, work)
             if read_manifest(store, run_id) is not None:
                 log.info("%s is already committed: nothing to do", run_id)

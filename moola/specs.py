@@ -332,6 +332,7 @@ class TrainSpec(Spec):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU, but never on a machine rented for its GPU"
     )
+    processes: int | None = Field(None, ge=1, le=64, description="that train together; null: one per GPU, else one")
     machine: TrainMachine = Field(default_factory=TrainMachine, description="what --on runpod rents")
 
 

@@ -33,7 +33,7 @@ from moola.runs import Attempt, newest_checkpoint, pull_files, pull_input, requi
 from moola.signals import held_signals
 from moola.specs import CrossValidation, TrainSpec
 from moola.store import Store
-from moola.training import loop
+from moola.training import loop, processes
 from moola.training.batches import WindowDataset
 from moola.training.checkpoint import Files, read_weights, weights_bytes
 from moola.windows import (
@@ -74,18 +74,29 @@ class Data:
 
 
 def train(attempt: Attempt, document: dict[str, Any]) -> None:
-    """The job. Raises DataError for labels that break a rule, TrainingError if the loss is not finite."""
+    """The job. Raises DataError for labels that break a rule, TrainingError if the loss is not finite.
+
+    Of several processes all train and the first does the rest; the others' `attempt` is one that was never entered.
+    """
     spec = TrainSpec.model_validate(document["spec"])
     device = choose_device(spec.device)
-    attempt.stage("fetch features and labels")
-    features = fetch_features(attempt.store, document["inputs"]["features"]["run"], attempt.work.parent)
-    data = load_data(attempt, spec, document["inputs"], features)
-    for name, part in data.labels.items():
-        log.info("%s: %d labels, %s", name, len(part), part.class_counts())
-    for reason, count in data.left_out.items():
-        log.info("left out: %d labels, %s", count, reason)
-    model, result = fit(attempt, spec, data, device)
-    outputs(attempt, spec, document, data, model, result, device)
+    with processes.process_group(device):
+        attempt.stage("fetch features and labels")
+        with processes.first_then_others():
+            features = fetch_features(attempt.store, document["inputs"]["features"]["run"], attempt.work.parent)
+            data = load_data(attempt, spec, document["inputs"], features)
+        for name, part in data.labels.items():
+            log.info("%s: %d labels, %s", name, len(part), part.class_counts())
+        for reason, count in data.left_out.items():
+            log.info("left out: %d labels, %s", count, reason)
+        model, result = fit(attempt, spec, data, device)
+    if processes.rank() == 0:
+        outputs(attempt, spec, document, data, model, result, device)
+
+
+def how_many_processes(spec: TrainSpec) -> int:
+    """The processes that this machine trains with. Raises DataError where the device asked for is not there."""
+    return processes.process_count(spec.processes, choose_device(spec.device), spec.training.batch_size)
 
 
 def choose_device(asked: str) -> str:
@@ -187,7 +198,7 @@ class RunHooks:
 
 def fit(attempt: Attempt, spec: TrainSpec, data: Data, device: str) -> tuple[JadeCompact, loop.TrainResult]:
     """Train on the run's splits, going on from its newest whole checkpoint if it has one."""
-    found = newest_checkpoint(attempt.store, attempt.run_id)
+    found = processes.from_first(newest_checkpoint(attempt.store, attempt.run_id) if processes.rank() == 0 else None)
     if found:
         log.info("resuming after step %d", found[0])
     model = new_model(spec, data)

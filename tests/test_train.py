@@ -149,3 +149,45 @@ def test_sigterm_leaves_a_checkpoint_that_is_resumed(trained: tuple[Launcher, st
     assert process.returncode == 143, err
     assert run_state(store, run_id)["state"] == "terminated"
     assert "checkpoint after step" in launch("logs", run_id)
+
+
+TWO = ("--set", "processes=2", "--set", "device=cpu", "--set", "model.dropout=0")  # dropout differs in each process
+
+
+def test_two_processes_end_with_the_metrics_of_one(trained: tuple[Launcher, str, str], tmp_path: Path) -> None:
+    launch, _, _ = trained
+    found = {}
+    for count in (1, 2):
+        args = (*SMALL, *TWO, "--set", f"processes={count}")
+        run_id = json.loads(launch("train", *args, "--dry-run"))["run"]
+        launch("train", *args)
+        launch("pull", run_id, str(tmp_path / str(count)))
+        history = pd.read_parquet(tmp_path / str(count) / "history.parquet")
+        test = json.loads((tmp_path / str(count) / "metrics.json").read_text())["test"]["metrics"]
+        found[count] = history[["loss", "sigma_ptr", "val_score"]], [test[m]["value"] for m in ("f1_macro", "iou")]
+    pd.testing.assert_frame_equal(found[1][0], found[2][0], rtol=1e-3)
+    assert found[1][1] == pytest.approx(found[2][1], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code", "state"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, 128 + signal.SIGKILL, "infra_lost")],
+)
+def test_two_processes_that_are_stopped_go_on_from_a_checkpoint(
+    trained: tuple[Launcher, str, str], signum: int, exit_code: int, state: str
+) -> None:
+    """SIGTERM to the job reaches both and leaves a checkpoint; a kill -9 of the first ends the other too."""
+    launch, _, _ = trained
+    args = (*SMALL, *TWO, "--set", "training.full_epochs=60", "--set", "training.checkpoint_minutes=0.02")
+    args = (*args, "--seed", str(signum))
+    run_id = json.loads(launch("train", *args, "--dry-run"))["run"]
+    process, store = launch.start("train", *args), open_store(launch.store)
+    wait_for(lambda: run_state(store, run_id)["heartbeat"].get("stage") == "full", "stage full")
+    if signum == signal.SIGTERM:
+        process.terminate()
+    else:
+        os.kill(run_state(store, run_id)["status"]["pid"], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == exit_code, err
+    assert run_state(store, run_id)["state"] == state
+    assert "resuming after step" in launch("train", "--resume", run_id)

@@ -26,6 +26,7 @@ from moola.specs import TrainConfig
 from moola.training.batches import Batch, WindowDataset, class_counts, setup_optimized_dataloader, validate_batch_schema
 from moola.training.checkpoint import Files, load_weights, pack, unpack
 from moola.training.loss import uncertainty_loss
+from moola.training.processes import from_first, in_group
 
 STAGES = ("pretrain", "heads", "full")
 LEAST_WINDOWS_PER_EPOCH = 512
@@ -185,7 +186,7 @@ class _Run:
             raise DataError("pretraining needs unlabelled windows, got none")
         self.model, self.config, self.score, self.hooks, self.device = model.to(device), config, score, hooks, device
         self.val_set, self.unlabelled = val_set, unlabelled
-        self.distributed = dist.is_available() and dist.is_initialized()
+        self.distributed = in_group()
         self.rank = dist.get_rank() if self.distributed else 0
         self.world_size = dist.get_world_size() if self.distributed else 1
         self.loader = setup_optimized_dataloader(
@@ -297,7 +298,8 @@ class _Run:
         row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "windows_per_s": windows_per_s}
         if stage != "pretrain":
             predicted = predict(self.model, self.val_set, device=self.device, on_batch=self._stop_if_asked)
-            row |= {f"val_{name}": value for name, value in self.score(predicted).items()}
+            # Of process 0: a best epoch or an end that two processes saw differently would part them for ever.
+            row |= from_first({f"val_{name}": value for name, value in self.score(predicted).items()})
             row["val_score"] = 0.5 * (row["val_f1_macro"] + row["val_hit_centre_3"])
             if self.best is None or row["val_score"] > self.best["val_score"]:
                 self.best = row
@@ -408,8 +410,10 @@ class _Run:
             self.hooks.progress({"kind": "step", **where, "stage_step": place.stage_step, "steps": steps, **losses})
 
     def _stop_if_asked(self) -> None:
-        # Only a process on its own may stop here: several would wait for each other for ever.
-        if not self.distributed and self.hooks.should_stop():
+        asked = torch.tensor(float(self.hooks.should_stop()), device=self.device)
+        if self.distributed:
+            dist.all_reduce(asked)  # every process validates as many batches
+        if asked > 0:
             self._stop()
 
     def _stop(self) -> None:
@@ -431,7 +435,7 @@ class _Run:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
 
     def _restore(self, files: Files) -> dict[str, Any]:
@@ -444,8 +448,8 @@ class _Run:
         self.last_checkpoint = self.place.step
         if self.rank == 0:
             torch.set_rng_state(state["rng"])
-            if state["cuda_rng"]:
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
+            if state["cuda_rng"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
         else:
             torch.manual_seed(self.config.seed + self.rank + self.world_size * self.place.step)
         return dict(state["optimizer"])
