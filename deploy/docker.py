@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deploy import tail
+from deploy.follow import RunLog
 from deploy.settings import Settings
 from moola.errors import LaunchError
 from moola.protocol import attempt_id_now
@@ -71,9 +72,8 @@ def run_to_end(
     before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with tail.Bar(console, store, run_id, attempt_id) as bar:
-            for record in tail.records(
-                store, run_id, attempt_id, ended=lambda: child.poll() is not None, every_s=0.1, on_wait=bar.update
-            ):
+            log = RunLog(store, run_id, attempt_id)
+            for record in tail.records(log, ended=lambda: child.poll() is not None, every_s=0.1, on_wait=bar.update):
                 tail.show(console, record)
         exit_code, reason = child.wait(), _why_it_died(name, memory)
     finally:

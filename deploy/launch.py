@@ -16,6 +16,8 @@ import typer  # noqa: E402
 from moola.errors import MoolaError  # noqa: E402
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help stays quick
+    from deploy.follow import RunLog
+    from deploy.remote import Remote
     from deploy.settings import Settings
     from moola.store import Store
 
@@ -26,9 +28,11 @@ app.add_typer(store_app, name="store")
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, or the start of it")]
 StoreOption = Annotated[str | None, typer.Option(help="s3://bucket/prefix or file:///dir  [MOOLA_STORE]")]
 WorkOption = Annotated[Path | None, typer.Option(help="scratch directory  [MOOLA_WORK]")]
-OnOption = Annotated[str | None, typer.Option("--on", help="where the job runs: local  [MOOLA_ON]")]
+OnOption = Annotated[str | None, typer.Option("--on", help="where the job runs: local, docker or runpod  [MOOLA_ON]")]
 SpecOption = Annotated[Path | None, typer.Option("--spec", help="a job spec (YAML) instead of the shipped one")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="set any field of the spec")]
+ImageOption = Annotated[str | None, typer.Option(help="NAME@sha256:..., or a tag to look up  [MOOLA_IMAGE_CPU, _GPU]")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="rent without asking")]
 ForceOption = Annotated[bool, typer.Option("--force", help="compute even if the same run is committed")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="print what would run; send and write nothing")]
 
@@ -48,11 +52,13 @@ def precompute(
     set_: SetOption = None,
     force: ForceOption = False,
     dry_run: DryOption = False,
+    yes: YesOption = False,
     on: OnOption = None,
+    image: ImageOption = None,
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """Bars in; 11 causal features, windows, mask and splits out, verified."""
+    """Bars in; a verified feature set out. That is 11 causal features, windows, mask and splits."""
     flags = {
         "bars": bars,
         "timezone": timezone,
@@ -62,18 +68,16 @@ def precompute(
         "splits.val_end": val_end,
         "splits.test_end": test_end,
     }
+    from deploy.start import Order, start
     from jobs.precompute import SPEC, prepare
     from moola.specs import PrecomputeSpec, read_spec
 
-    settings = _settings(store, work, on)
+    settings = _settings(store, work, on, image)
     overrides = {**_assignments(set_), **{k: v for k, v in flags.items() if v is not None}}
     resolved = read_spec("precompute", spec or SPEC, overrides)
     assert isinstance(resolved, PrecomputeSpec)
     run_id, document, inputs = prepare(resolved, settings.work, force=force)
-    if dry_run:
-        _print_json({"run": run_id, "store": settings.store, "on": settings.on, "spec.json": document})
-        return
-    _launch(settings, "precompute", run_id, document, inputs)
+    start(settings, Order("precompute", run_id, document, inputs, resolved.machine, yes, dry_run))
 
 
 @app.command()
@@ -88,32 +92,33 @@ def train(
     set_: SetOption = None,
     force: ForceOption = False,
     dry_run: DryOption = False,
+    yes: YesOption = False,
     on: OnOption = None,
+    image: ImageOption = None,
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """A feature set and labels in; Jade, metrics beside their baselines, gates and a report out."""
+    """Features and labels in; a model out. With metrics beside their baselines, gates and a report."""
     flags = {"labels.source": labels, "features": features, "fraction": fraction, "training.seed": seed}
+    from deploy.start import Order, start
     from jobs.train import SPEC, prepare
     from moola.runs import find_run, read_spec_document
     from moola.specs import TrainSpec, read_spec
 
-    settings = _settings(store, work, on)
+    settings = _settings(store, work, on, image)
     overrides = {**_assignments(set_), **{k: v for k, v in flags.items() if v is not None}}
-    inputs: dict[str, Path] = {}
+    resolved = read_spec("train", spec or SPEC, overrides)
+    assert isinstance(resolved, TrainSpec)
+    store_ = _store(settings)
     if resume is not None:
-        store_ = _store(settings)
         run_id = find_run(store_, resume)
+        inputs: dict[str, Path] = {}
         document = read_spec_document(store_, run_id)
     else:
-        resolved = read_spec("train", spec or SPEC, overrides)
-        assert isinstance(resolved, TrainSpec)
-        store_ = _store(settings)
         run_id, document, inputs = prepare(resolved, store_, settings.work, force=force)
+    start(settings, Order("train", run_id, document, inputs, resolved.machine, yes, dry_run))
     if dry_run:
-        _print_json({"run": run_id, "store": settings.store, "on": settings.on, "spec.json": document})
         return
-    _launch(settings, "train", run_id, document, inputs)
     passed = _show_results(store_, run_id)
     if require_gates and not passed:
         raise typer.Exit(1)
@@ -129,7 +134,7 @@ def predict(
     store: StoreOption = None,
     work: WorkOption = None,
 ) -> None:
-    """What a trained model says of new bars: type, probabilities, where the move starts and ends."""
+    """What a model says of new bars. Type, probabilities, where the move starts and ends."""
     import pandas as pd
 
     from moola.bars import read_bars
@@ -199,7 +204,7 @@ def pull(
     dest: Annotated[Path | None, typer.Argument(help="directory; default ./RUN")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Fetch a run's artifacts, every digest checked; virtual windows are rebuilt to their recorded digest."""
+    """Fetch a run's artifacts. Every digest is checked; virtual windows are rebuilt to their recorded digest."""
     from moola.protocol import MANIFEST, canonical_json
     from moola.runs import find_run, pull_files, require_manifest
     from moola.windows import rebuild
@@ -236,12 +241,14 @@ def list_(store: StoreOption = None) -> None:
 
 @app.command()
 def status(run: RunArgument, store: StoreOption = None) -> None:
-    """Where a run is: state, stage, progress, reason."""
+    """Where a run is. State, stage, progress, reason, and the machines it was given."""
+    from moola.launches import all_launches, cost_of
     from moola.runs import find_run, run_state
 
     store_ = _store(_settings(store))
     run_id = find_run(store_, run)
-    _print_json({"run": run_id, **run_state(store_, run_id)})
+    launches = [cost_of(store_, launch) for launch in all_launches(store_, run_id)]
+    _print_json({"run": run_id, **run_state(store_, run_id), **({"launches": launches} if launches else {})})
 
 
 @app.command()
@@ -250,11 +257,12 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="go on until the run ends")] = False,
     store: StoreOption = None,
 ) -> None:
-    """The log of a run's newest attempt."""
+    """The log of a run's newest attempt. Ctrl-C leaves the run alone."""
     from deploy import tail
     from moola.runs import find_run, run_state
 
-    store_ = _store(_settings(store))
+    settings = _settings(store)
+    store_ = _store(settings)
     run_id = find_run(store_, run)
     attempt_id = run_state(store_, run_id)["attempt"]
     if attempt_id is None:
@@ -263,8 +271,74 @@ def logs(
     from rich.console import Console
 
     ended = (lambda: tail.final(store_, run_id)) if follow else (lambda: True)
-    for record in tail.records(store_, run_id, attempt_id, ended=ended, every_s=1.0):
-        tail.show(Console(), record)
+    source = _run_log(settings, store_, run_id, attempt_id, live=follow)
+    try:
+        for record in tail.records(source, ended=ended, every_s=min(1.0, settings.watch.poll_s)):
+            tail.show(Console(), record)
+    except KeyboardInterrupt:
+        typer.echo(f"no longer following; to come back: python deploy/launch.py logs {run_id} --follow", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        source.close()
+
+
+@app.command()
+def attach(run: RunArgument, store: StoreOption = None) -> None:
+    """Take over a run on a rented machine. From any computer; it does all that the launcher would do."""
+    remote = _remote(run, store)
+    raise typer.Exit(remote.attended(remote.see_through))
+
+
+@app.command()
+def cancel(run: RunArgument, store: StoreOption = None) -> None:
+    """Stop a run and end its machine."""
+    from deploy.local import cancel as cancel_local
+    from moola.launches import newest_launch
+    from moola.runs import find_run
+
+    store_ = _store(_settings(store))
+    run_id = find_run(store_, run)
+    here = newest_launch(store_, run_id) is None
+    typer.echo(f"{run_id}: {cancel_local(store_, run_id) if here else _remote(run_id, store).cancel()}")
+
+
+@app.command()
+def reap(store: StoreOption = None) -> None:
+    """End machines that have no business. Those of ours that are done, late, silent or given up; for cron."""
+    from rich.console import Console
+
+    from deploy.reap import reap as reap_all
+    from deploy.reap import verdict_table
+    from deploy.runpod import open_pods
+
+    settings = _settings(store)
+    verdicts = reap_all(settings, _store(settings), open_pods(settings.pods))
+    Console().print(verdict_table(verdicts))
+    typer.echo(f"{len(verdicts)} machines found, {sum(one.ended for one in verdicts)} ended")
+
+
+@app.command()
+def cost(run: RunArgument, store: StoreOption = None) -> None:
+    """What a run's machines cost. Price x time now, the provider's billing records when they have arrived."""
+    from rich.console import Console
+
+    from deploy.costs import cost_table
+
+    remote = _remote(run, store)
+    Console().print(cost_table(remote.store, remote.pods, remote.run_id))
+
+
+@app.command()
+def doctor(on: OnOption = None, image: ImageOption = None, store: StoreOption = None) -> None:
+    """Check the whole set-up. Says for each part what to do; exit 2 if something is missing."""
+    from rich.console import Console
+
+    from deploy.doctor import doctor_table, examine
+
+    rows = examine(_settings(store, None, on, image))
+    Console().print(doctor_table(rows))
+    if not all(ok for _, ok, _ in rows):
+        raise typer.Exit(2)
 
 
 @app.command("spec")
@@ -323,18 +397,48 @@ def store_sweep(
 # --- what the commands share ------------------------------------------------------------------------------------
 
 
-def _settings(store: str | None = None, work: Path | None = None, on: str | None = None) -> "Settings":
+def _settings(
+    store: str | None = None, work: Path | None = None, on: str | None = None, image: str | None = None
+) -> "Settings":
     from pydantic import ValidationError
 
     from deploy.settings import Settings
 
-    given: dict[str, Any] = {k: v for k, v in {"store": store, "work": work, "on": on}.items() if v is not None}
+    flags = {"store": store, "work": work, "on": on, "image_cpu": image, "image_gpu": image}
+    given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
     try:
         settings = Settings(**given)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise typer.BadParameter(f"settings (flags, MOOLA_*, moola.toml): {faults}") from error
     return settings.model_copy(update={"work": settings.work.expanduser()})
+
+
+def _remote(run: str, store: str | None) -> "Remote":
+    """A run's rented machines, from nothing but its id, the store and the provider's key."""
+    from deploy.remote import Remote
+    from deploy.runpod import open_pods
+    from moola.runs import find_run
+
+    settings = _settings(store)
+    store_ = _store(settings)
+    return Remote(settings, store_, open_pods(settings.pods), find_run(store_, run))
+
+
+def _run_log(settings: "Settings", store: "Store", run_id: str, attempt_id: str, *, live: bool) -> "RunLog":
+    """An attempt's log; with `live`, and a machine and a key for it, also what it says before it is stored."""
+    import os
+
+    from deploy.follow import LiveLines, RunLog
+    from moola.launches import newest_launch, read_rented
+
+    launch = newest_launch(store, run_id) if live and os.environ.get("RUNPOD_API_KEY") else None
+    rented = read_rented(store, launch) if launch is not None and launch.attempt == attempt_id else None
+    if rented is None:
+        return RunLog(store, run_id, attempt_id)
+    from deploy.runpod import open_pods
+
+    return RunLog(store, run_id, attempt_id, LiveLines(open_pods(settings.pods), rented.pod_id))
 
 
 def _store(settings: "Settings") -> "Store":
@@ -371,29 +475,6 @@ def _feature_set(target: str, store: str | None) -> tuple[Any, dict[str, Any] | 
     store_ = _store(_settings(store))
     committed = require_manifest(store_, find_run(store_, target))
     return RunFiles(store_, committed), committed
-
-
-def _launch(settings: "Settings", job: str, run_id: str, document: dict[str, Any], inputs: dict[str, Path]) -> None:
-    """Submit a run and see it through on this machine; a committed one is named and not computed again."""
-    from deploy.local import run_to_end
-    from moola.runs import put_input, read_manifest, submit
-
-    store = _store(settings)
-    if read_manifest(store, run_id) is not None:
-        typer.echo(
-            f"{run_id} is already committed in {settings.store}: same spec, inputs and code. --force computes it again."
-        )
-        return
-    for name, path in inputs.items():
-        item = document["inputs"][name]
-        with _byte_bar(f"upload {item['name']}", item["size"]) as advance:
-            put_input(store, path, item, advance)
-    submit(store, run_id, document)
-    exit_code = run_to_end(settings, store, job, run_id)
-    if exit_code:
-        raise typer.Exit(exit_code)
-    then = ("verify", "pull") if job == "precompute" else ("pull",)
-    typer.echo("\n  ".join([f"committed {run_id}", *(f"python deploy/launch.py {name} {run_id}" for name in then)]))
 
 
 def _show_results(store: "Store", run_id: str) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import FrameType
 
 from deploy import tail
+from deploy.follow import RunLog
 from deploy.settings import Settings
-from moola.protocol import attempt_id_now
-from moola.runs import end_attempt
+from moola.protocol import CANCEL, FINAL_STATES, attempt_id_now, attempt_key, canonical_json, now_text
+from moola.runs import end_attempt, run_state
 from moola.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,15 @@ def start(settings: Settings, job: str, run_id: str, attempt_id: str) -> subproc
     )
 
 
+def cancel(store: Store, run_id: str) -> str:
+    """Ask the newest attempt, wherever it runs, to stop at its next heartbeat; -> its state now."""
+    found = run_state(store, run_id)
+    if found["attempt"] is None or found["state"] in FINAL_STATES:
+        return str(found["state"])
+    store.put(attempt_key(run_id, found["attempt"], CANCEL), canonical_json({"time": now_text()}))
+    return "asked to stop"
+
+
 def run_to_end(settings: Settings, store: Store, job: str, run_id: str) -> int:
     """Run the job and show its log as it is written. Ctrl-C and SIGTERM are passed on. -> the job's exit code."""
     attempt_id, console = attempt_id_now(), tail.terminal()
@@ -46,9 +56,8 @@ def run_to_end(settings: Settings, store: Store, job: str, run_id: str) -> int:
     before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with tail.Bar(console, store, run_id, attempt_id) as bar:
-            for record in tail.records(
-                store, run_id, attempt_id, ended=lambda: child.poll() is not None, every_s=0.1, on_wait=bar.update
-            ):
+            log = RunLog(store, run_id, attempt_id)
+            for record in tail.records(log, ended=lambda: child.poll() is not None, every_s=0.1, on_wait=bar.update):
                 tail.show(console, record)
     finally:
         for signum, handler in before.items():

@@ -1,12 +1,15 @@
 """What a launcher needs of a provider of rented machines, in words of our own; `deploy.runpod` is the one there is."""
 
-from collections.abc import Iterator
+import builtins
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 NAME_PREFIX = "moola-"  # of every pod of ours
+Cloud = Literal["SECURE", "COMMUNITY"]
+Stock = Literal["none", "low", "medium", "high", "unknown"]  # unknown: the provider's API does not say
 
 
 class PodStatus(StrEnum):
@@ -17,6 +20,9 @@ class PodStatus(StrEnum):
     STOPPED = "stopped"  # not running, its disk may still be billed
     FAILED = "failed"  # will not come up by itself
     GONE = "gone"  # terminated
+    UNKNOWN = (
+        "unknown"  # a word that the table lacks, from `list` alone: every pod has to be seen there, if only to end it
+    )
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,18 @@ class Candidate:
     kind: Literal["cpu", "gpu"]
     type_id: str
     count: int
-    cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
+    cloud: Cloud = "SECURE"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A candidate as the catalog shows it now: whole price in USD per hour (None: not offered), memory in GB."""
+    """A candidate as the catalog shows it now: whole price in USD per hour (None: not offered), memory in GB (of one
+    GPU, or of the CPU machine), data centres that have it."""
 
     candidate: Candidate
     name: str
     price_per_hour: float | None
-    stock: Literal["none", "low", "medium", "high"]
+    stock: Stock
     memory_gb: float
     data_centers: tuple[str, ...] = ()
 
@@ -112,7 +119,7 @@ class PodApi(Protocol):
         """The pod, None if it is gone."""
         ...
 
-    def list(self) -> list[Pod]:
+    def list(self) -> builtins.list[Pod]:
         """All pods of the account, ours and others."""
         ...
 
@@ -125,14 +132,14 @@ class PodApi(Protocol):
         NotImplementedError where the provider's API has no logs."""
         ...
 
-    def offers(self, candidates: list[Candidate]) -> list[Offer]:
+    def offers(self, candidates: Sequence[Candidate]) -> builtins.list[Offer]:
         """Stock and price of each candidate now, in the order given."""
         ...
 
-    def catalog(self, kind: Literal["cpu", "gpu"]) -> list[Offer]:
-        """All machines of a kind (one GPU, or the smallest CPU size)."""
+    def catalog(self, kind: Literal["cpu", "gpu"], cloud: Cloud = "SECURE") -> builtins.list[Offer]:
+        """All machines of a kind in a cloud (one GPU, or the smallest CPU size)."""
         ...
 
-    def billing(self, pod_ids: list[str]) -> list[BillingRecord]:
+    def billing(self, pod_ids: Sequence[str]) -> builtins.list[BillingRecord]:
         """Billing records there are so far; they lag by minutes to hours."""
         ...

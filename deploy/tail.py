@@ -18,27 +18,19 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from deploy.follow import RunLog
 from moola.protocol import FINAL_STATES, attempt_key
-from moola.runs import log_records, run_state
+from moola.runs import run_state
 from moola.store import Store
 
 
 def records(
-    store: Store,
-    run_id: str,
-    attempt_id: str,
-    *,
-    ended: Callable[[], bool],
-    every_s: float = 1.0,
-    on_wait: Callable[[], None] = lambda: None,
+    log: RunLog, *, ended: Callable[[], bool], every_s: float = 1.0, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Any]]:
     """Log records of an attempt as they arrive, until `ended` and everything written has been read."""
-    chunk = 1
     while True:
         last = ended()  # asked before reading, so that what came before the end is read after it
-        for number, lines in log_records(store, run_id, attempt_id, first_chunk=chunk):
-            chunk = number + 1
-            yield from lines
+        yield from log.lines()
         if last:
             return
         on_wait()
@@ -98,6 +90,11 @@ class Bar:
 def amount_text(value: int, unit: str) -> str:
     """1,234 bars; bytes as MB."""
     return f"{value / 1e6:,.1f} MB" if unit == "bytes" else f"{value:,} {unit}"
+
+
+def clock_text(time_s: float) -> str:
+    """Unix seconds as local time."""
+    return f"{datetime.fromtimestamp(time_s).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def terminal() -> Console:

@@ -41,6 +41,7 @@ class Launch:
     job: str
     image: str  # with its digest
     machine: dict[str, Any]  # MachineConfig as JSON
+    retries: int = 0  # launches before this one that it takes the place of, since a person asked
 
     def key(self, *parts: str) -> str:
         """A key below this launch's attempt."""
@@ -52,7 +53,7 @@ class Launch:
         document = read_json_or_none(store, _launch_key(run_id, n))
         if document is None:
             return None
-        return cls(**{field.name: document[field.name] for field in fields(cls)})
+        return cls(**{field.name: document[field.name] for field in fields(cls) if field.name in document})
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Rented:
     deadline: float
 
 
-def claim(store: Store, run_id: str, n: int, job: str, image: str, machine: dict[str, Any]) -> Launch | None:
+def claim(
+    store: Store, run_id: str, n: int, job: str, image: str, machine: dict[str, Any], retries: int = 0
+) -> Launch | None:
     """Claim the n-th launch of a run; None if another launcher was first."""
     name = f"{NAME_PREFIX}{run_id}-a{n}-{secrets.token_hex(2)}"
-    launch = Launch(n, run_id, attempt_id_now(), name, time.time(), job, image, machine)
+    launch = Launch(n, run_id, attempt_id_now(), name, time.time(), job, image, machine, retries)
     try:
         store.put_once(_launch_key(run_id, n), canonical_json({"schema": 1, **asdict(launch)}))
     except ConflictError:

@@ -390,7 +390,8 @@ def _log_to_stdout() -> None:
     handler = logging.StreamHandler(sys.stdout)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_PodFormatter() if "MOOLA_LAUNCH" in os.environ else plain)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log.setLevel(logging.INFO)
 
 
 def run_job(

@@ -66,3 +66,37 @@ def test_a_broken_yaml_file_is_named(tmp_path: Path) -> None:
     path.write_text("features: {")
     with pytest.raises(DataError, match=r"(?s)readable YAML file: .*spec\.yaml"):
         read_spec("precompute", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), ("1d", 86_400)]
+)
+def test_a_duration_is_a_number_with_its_unit(text: str, seconds: float) -> None:
+    spec = parse_spec("precompute", {"machine": {"max_runtime": text}}, place="here")
+    assert spec.machine.max_runtime.total_seconds() == seconds
+    again = parse_spec("precompute", spec.model_dump(mode="json"), place="here")
+    assert again == spec
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        ({"max_runtime": 7200}, "machine.max_runtime: .*90s, 30m, 2h or 1d, got 7200"),
+        ({"max_runtime": "0h"}, "a number above 0 with its unit"),
+        ({"cpu": {"vcpus": 6}}, "machine.cpu: .*a power of two, got 6"),
+        ({"gpu": {}}, "one of cpu and gpu; set the other to null"),
+        ({"cpu": None}, "one of cpu and gpu; set the other to null"),
+        ({"disk_gb": 10}, "machine.disk_gb: .*got 10"),
+        ({"max_spend": 0}, "machine.max_spend"),
+        ({"retry": {"on": ["boredom"]}}, "machine.retry.on.0: .*got 'boredom'"),
+        ({"max_prize": 1}, "machine.max_prize: .*Extra inputs"),
+    ],
+)
+def test_a_machine_out_of_bounds_is_refused_with_its_field(machine: dict[str, object], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        parse_spec("precompute", {"machine": machine}, place="here")
+
+
+def test_training_can_be_sent_to_a_cpu_machine() -> None:
+    spec = parse_spec("train", {"machine": {"gpu": None, "cpu": {}}}, place="here")
+    assert spec.machine.cpu is not None
