@@ -435,7 +435,7 @@ def test_compiled_code_is_kept_until_a_source_changes(tmp_path):
     """
     script = (
         "from moola.features import relativity as r, zigzag as z\n"
-        "functions = [r._clip, r._mean, z.next_swings, r._fill]\n"
+        "functions = [r._clip, r._fill_rows, z.follow, r._fill]\n"
         "print([sum(f.stats.cache_misses.values()) for f in functions], [len(f.signatures) for f in functions])"
     )
     package = tmp_path / "moola"

@@ -32,7 +32,17 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from moola import WINDOW
 from moola.errors import DataError
 from moola.features import zigzag
-from moola.features.zigzag import SWINGS_TYPE, UNSET, Swings, next_swings
+from moola.features.zigzag import (
+    HIGH_PRICE,
+    LEG,
+    LOW_PRICE,
+    N_TRACKS,
+    SINCE_HIGH,
+    SINCE_LOW,
+    SWINGS_TYPE,
+    Swings,
+    follow,
+)
 from moola.specs import FeatureConfig, Spec
 
 FEATURE_RANGES = {
@@ -53,6 +63,7 @@ N_FEATURES = len(FEATURE_NAMES)
 PRICES = ("open", "high", "low", "close")
 SCHEMA = "moola.features.FeatureState/1"
 ZERO_ATR = 1e-8  # divides a distance where the ATR is 0
+BLOCK = 256  # bars at a time: what one step leaves for the next stays in the nearest cache
 
 
 class Carry(NamedTuple):
@@ -69,25 +80,109 @@ CARRY_TYPE = types.NamedTuple(  # type: ignore[no-untyped-call]
 )
 
 
+_PRICES = zigzag.PRICES_TYPE  # [n], read-only
+_VALUES, _TABLE, _ROWS = types.float64[::1], types.float64[:, ::1], types.float32[:, ::1]
+
+
 @njit(types.float64(types.float64, types.float64, types.float64), cache=True, nogil=True, error_model="numpy")
 def _clip(value: float, least: float, most: float) -> float:
     return least if value < least else most if value > most else value
 
 
-@njit(types.float64(types.float64[::1], types.int64, types.int64), cache=True, nogil=True, error_model="numpy")
-def _mean(values: Any, start: int, stop: int) -> float:
-    """Of values[start:stop], added one after the other."""
-    total = 0.0
-    for j in range(start, stop):
-        total += values[j]
-    return total / (stop - start)
+@njit(types.boolean(_PRICES), cache=True, nogil=True, error_model="numpy")
+def _all_finite(values: Any) -> bool:
+    n_bad = 0
+    for j in range(len(values)):
+        n_bad += not np.isfinite(values[j])
+    return n_bad == 0
+
+
+@njit(
+    types.float64(*[_PRICES] * 3, types.int64, *[types.float64] * 3, _VALUES, _VALUES),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def _fill_ranges(
+    highs: Any, lows: Any, closes: Any, n_before: int, close: float, ema: float, alpha: float, emas: Any, ranges: Any
+) -> float:
+    """The ema of r and the true range of each bar; `close` and `ema` are the bar before's. Returns the last ema."""
+    if n_before == 0:  # nothing is before bar 0: it starts the ema and has no true range
+        emas[0], ranges[0], ema, close = highs[0] - lows[0], 0.0, highs[0] - lows[0], closes[0]
+    for j in range(1 if n_before == 0 else 0, len(highs)):
+        r = highs[j] - lows[j]
+        emas[j] = ema = alpha * r + (1.0 - alpha) * ema
+        ranges[j] = max(r, max(abs(highs[j] - close), abs(lows[j] - close)))
+        close = closes[j]
+    return ema
+
+
+@njit(types.void(_VALUES, types.int64, types.int64, _VALUES), cache=True, nogil=True, error_model="numpy")
+def _fill_atrs(true_ranges: Any, period: int, n_before: int, atrs: Any) -> None:
+    """`true_ranges` are [period + n], with those of the bars before; zeros before bar 1, which change no sum."""
+    n = len(atrs)
+    atrs[:] = 0.0
+    for lag in range(1, period + 1):  # all bars at once, each from its oldest true range to its newest
+        for j in range(n):
+            atrs[j] += true_ranges[lag + j]
+    if n_before >= period:
+        for j in range(n):
+            atrs[j] /= period
+    else:
+        for j in range(n):
+            atrs[j] /= max(min(n_before + j, period), 1)
+
+
+@njit(types.void(_VALUES, types.Array(types.float32, 1, "A")), cache=True, nogil=True, error_model="numpy")
+def _blank_until_swing(since: Any, distances: Any) -> None:
+    """A distance is 0 before there is a swing. Done afterwards: those are a few bars, and a condition costs at each."""
+    for j in range(len(distances)):
+        if since[j] >= 0.0:
+            return
+        distances[j] = 0.0
+
+
+@njit(
+    types.void(*[_PRICES] * 4, _VALUES, _VALUES, _TABLE, types.float64, _ROWS),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def _fill_rows(
+    opens: Any, highs: Any, lows: Any, closes: Any, emas: Any, atrs: Any, tracks: Any, eps: float, rows: Any
+) -> None:
+    """The formulas, column by column: so the compiler takes several bars in one instruction. Then the rows."""
+    columns = np.empty((N_FEATURES, BLOCK), np.float32)  # of constant shape, or it does not
+    for j in range(len(opens)):
+        open_, high, low, close = opens[j], highs[j], lows[j], closes[j]
+        r = high - low
+        R = max(r, eps)
+        divisor = atrs[j] if atrs[j] != 0.0 else ZERO_ATR
+        body_pct = _clip((close - open_) / R, -1.0, 1.0)
+        range_z = _clip(r / max(emas[j], eps), 0.0, 3.0)
+        columns[0, j] = _clip((open_ - low) / R, 0.0, 1.0)
+        columns[1, j] = _clip((close - low) / R, 0.0, 1.0)
+        columns[2, j] = body_pct
+        columns[3, j] = _clip((high - max(open_, close)) / R, 0.0, 1.0)
+        columns[4, j] = _clip((min(open_, close) - low) / R, 0.0, 1.0)
+        columns[5, j] = range_z
+        columns[6, j] = _clip((tracks[HIGH_PRICE, j] - close) / divisor, -3.0, 3.0)
+        columns[7, j] = _clip((close - tracks[LOW_PRICE, j]) / divisor, -3.0, 3.0)
+        columns[8, j] = _clip(tracks[SINCE_HIGH, j] / WINDOW, 0.0, 3.0)
+        columns[9, j] = _clip(tracks[SINCE_LOW, j] / WINDOW, 0.0, 3.0)
+        columns[10, j] = _clip(range_z * tracks[LEG, j] * body_pct, -2.0, 2.0)
+    for j in range(len(opens)):
+        for column in range(N_FEATURES):
+            rows[j, column] = columns[column, j]
+    _blank_until_swing(tracks[SINCE_HIGH], rows[:, 6])
+    _blank_until_swing(tracks[SINCE_LOW], rows[:, 7])
 
 
 _FILL = CARRY_TYPE(
-    *[types.Array(types.float64, 1, "C", readonly=True)] * 4,
-    *[CARRY_TYPE, types.float64[::1]],
+    *[_PRICES] * 4,
+    *[CARRY_TYPE, _VALUES],
     *[types.float64, types.int64, types.float64, types.int64, types.float64, types.float64],
-    types.float32[:, ::1],
+    _ROWS,
 )
 
 
@@ -112,42 +207,19 @@ def _compile(zigzag_source: int) -> Callable[..., Carry]:
         rows: Any,
     ) -> Carry:
         zigzag_source  # noqa: B018
-        n_before, ema_range, previous_close, swings = carry
-        slot = max(n_before - 1, 0) % period  # of the next true range
-        for j in range(len(opens)):
-            i, open_, high, low, close = n_before + j, opens[j], highs[j], lows[j], closes[j]
-            r = high - low
-            R = max(r, eps)
-            atr = 0.0
-            if i == 0:
-                ema_range = r
-            else:
-                ema_range = alpha * r + (1.0 - alpha) * ema_range
-                true_range = max(r, max(abs(high - previous_close), abs(low - previous_close)))
-                true_ranges[slot] = true_ranges[slot + period] = true_range
-                slot = slot + 1 if slot + 1 < period else 0
-                atr = _mean(true_ranges, slot + period - min(i, period), slot + period)
-            previous_close = close
-            swings = next_swings(swings, i, high, low, close, atr, k, lookback, retrace)
-            body_pct = _clip((close - open_) / R, -1.0, 1.0)
-            range_z = _clip(r / max(ema_range, eps), 0.0, 3.0)
-            rows[j, 0] = _clip((open_ - low) / R, 0.0, 1.0)
-            rows[j, 1] = _clip((close - low) / R, 0.0, 1.0)
-            rows[j, 2] = body_pct
-            rows[j, 3] = _clip((high - max(open_, close)) / R, 0.0, 1.0)
-            rows[j, 4] = _clip((min(open_, close) - low) / R, 0.0, 1.0)
-            rows[j, 5] = range_z
-            divisor = atr if atr != 0.0 else ZERO_ATR
-            rows[j, 6] = rows[j, 7] = rows[j, 8] = rows[j, 9] = 0.0
-            if swings.high_bar != UNSET:
-                rows[j, 6] = _clip((swings.high_price - close) / divisor, -3.0, 3.0)
-                rows[j, 8] = _clip((i - swings.high_bar) / WINDOW, 0.0, 3.0)
-            if swings.low_bar != UNSET:
-                rows[j, 7] = _clip((close - swings.low_price) / divisor, -3.0, 3.0)
-                rows[j, 9] = _clip((i - swings.low_bar) / WINDOW, 0.0, 3.0)
-            rows[j, 10] = _clip(range_z * swings.trend * body_pct, -2.0, 2.0)
-
-        return Carry(n_before + len(opens), ema_range, previous_close, swings)
+        n_bars, ema, previous_close, swings = carry
+        emas, atrs, tracks = np.empty(BLOCK), np.empty(BLOCK), np.empty((N_TRACKS, BLOCK))
+        for start in range(0, len(opens), BLOCK):
+            stop = min(start + BLOCK, len(opens))
+            n, open_, high = stop - start, opens[start:stop], highs[start:stop]
+            low, close = lows[start:stop], closes[start:stop]
+            ema = _fill_ranges(high, low, close, n_bars, previous_close, ema, alpha, emas, true_ranges[period:])
+            _fill_atrs(true_ranges, period, n_bars, atrs[:n])
+            true_ranges[:period] = true_ranges[n : n + period].copy()
+            swings = follow(swings, n_bars, high, low, close, atrs, k, lookback, retrace, tracks)
+            _fill_rows(open_, high, low, close, emas, atrs, tracks, eps, rows[start:stop])
+            n_bars, previous_close = n_bars + n, close[n - 1]
+        return Carry(n_bars, ema, previous_close, swings)
 
     return fill
 
@@ -173,7 +245,7 @@ class FeatureState:
     def __init__(self, config: FeatureConfig = FeatureConfig()) -> None:  # noqa: B008
         self.config = config
         self._carry = Carry()
-        self._true_ranges = np.zeros(2 * config.atr_period)
+        self._true_ranges = np.zeros(config.atr_period + BLOCK)  # the last ones, oldest first; then room for a block's
 
     @property
     def n_bars(self) -> int:
@@ -182,7 +254,8 @@ class FeatureState:
 
     def extend(self, bars: pd.DataFrame) -> np.ndarray:
         """Take in the next bars: their features, float32 [n_chunk, 11]. A DataError leaves the state as it was."""
-        prices = [_column(bars, name, self.n_bars) for name in PRICES]
+        names = list(bars.columns)
+        prices = [_column(bars, names, name, self.n_bars) for name in PRICES]
         rows = np.empty((len(bars), N_FEATURES), np.float32)
         c = self.config
         self._carry = _fill(
@@ -200,9 +273,8 @@ class FeatureState:
 
     def to_json(self) -> str:
         """The state as JSON; `from_json` restores it to the last bit."""
-        n_true_ranges, period = max(self.n_bars - 1, 0), self.config.atr_period
-        stop = n_true_ranges % period + period
-        true_ranges = self._true_ranges[stop - min(n_true_ranges, period) : stop].tolist()
+        period = self.config.atr_period
+        true_ranges = self._true_ranges[period - min(max(self.n_bars - 1, 0), period) : period].tolist()
         saved = _Saved(schema_id=SCHEMA, config=self.config, carry=self._carry, true_ranges=true_ranges)
         return saved.model_dump_json()
 
@@ -218,10 +290,9 @@ class FeatureState:
             theirs, ours = saved.config.model_dump(), config.model_dump()
             differ = ", ".join(f"{name} {theirs[name]} is not {v}" for name, v in ours.items() if theirs[name] != v)
             raise DataError(f"a feature state must be continued with the configuration it was made with: {differ}")
-        state, n = cls(saved.config), len(saved.true_ranges)
+        state, period = cls(saved.config), saved.config.atr_period
         state._carry = saved.carry
-        slots = (saved.carry.n_bars - 1 - n + np.arange(n)) % saved.config.atr_period
-        state._true_ranges[slots] = state._true_ranges[slots + saved.config.atr_period] = saved.true_ranges
+        state._true_ranges[period - len(saved.true_ranges) : period] = saved.true_ranges
         return state
 
 
@@ -244,16 +315,15 @@ class _Saved(Spec):
         return self
 
 
-def _column(bars: pd.DataFrame, name: str, n_before: int) -> np.ndarray:
-    """One price column as contiguous float64 [n_bars]."""
-    if (n := list(bars.columns).count(name)) != 1:
-        raise DataError(f"bars must have one column {name}, found {n} (columns: {', '.join(map(str, bars.columns))})")
+def _column(bars: pd.DataFrame, names: list[Any], name: str, n_before: int) -> np.ndarray:
+    """One price column as contiguous float64 [n_bars]; `names` are those of all columns."""
+    if (n := names.count(name)) != 1:
+        raise DataError(f"bars must have one column {name}, found {n} (columns: {', '.join(map(str, names))})")
     column = bars[name]
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column) or column.dtype.kind == "c":
+    if column.dtype.kind not in "iuf":
         raise DataError(f"prices must be float or int, {name} is {column.dtype}")
-    values = np.ascontiguousarray(column.to_numpy(np.float64, na_value=np.nan))
-    finite = np.isfinite(values)
-    if not finite.all():
-        row = int(finite.argmin())
+    values = np.ascontiguousarray(column.to_numpy(np.float64))
+    if not _all_finite(values):
+        row = int(np.isfinite(values).argmin())
         raise DataError(f"prices must be finite: {name} is {values[row]} (bar {n_before + row})")
     return values
