@@ -18,7 +18,7 @@ import pytest
 import moola
 from deploy import docker
 from deploy.settings import Settings
-from moola.protocol import STATUS, attempt_key
+from moola.protocol import STATUS, attempt_id_now, attempt_key
 from moola.runs import newest_checkpoint, newest_run, read_manifest, run_state
 from moola.store import Store, open_store
 
@@ -209,17 +209,18 @@ def test_sigterm_in_the_middle_ends_the_run_in_its_own_state(
 ) -> None:
     job, name = JOB[kind], f"moola-test-{kind}-{os.getpid()}"
     store.put("profile.json", b'{"part_mib": 5, "workers": 1}')  # many small steps
-    spec, line = LONG[job]
-    process = subprocess.Popen(
-        with_spec(image, store, tmp_path, spec, "--name", name), stdout=subprocess.PIPE, stderr=None, text=True
-    )
-    with process:
+    text, line = LONG[job]
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text)
+    run_id = submitted(job, store, spec)
+    named = environment(MOOLA_STORE=store.url, MOOLA_RUN=run_id, MOOLA_ATTEMPT=attempt_id_now())
+    command = container(image, *named, "--name", name)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = list(lines_until(process.stdout, line))
         engine("stop", "--time", "20", name)
         said += process.stdout.readlines()
     assert process.returncode == 143, "".join(said)
-    run_id = next(each for each in store.children("runs") if each.startswith(job))
     state = run_state(store, run_id)
     assert (state["state"], state["status"]["exit_code"]) == ("terminated", 143)
     assert read_manifest(store, run_id) is None
@@ -239,7 +240,7 @@ def lines_until(stream: Any, text: str) -> Iterator[str]:
 def test_the_launcher_says_that_the_memory_limit_was_hit(
     kind: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_id, settings = submitted(kind, store, tmp_path)
+    run_id, settings = submitted(JOB[kind], store), Settings(store=store.url, work=tmp_path)
     exit_code = docker.run_to_end(settings, store, JOB[kind], run_id, image=f"moola:{kind}", memory="120m")
     said = " ".join(capsys.readouterr().err.split())
     assert exit_code not in (0, 125)
@@ -249,18 +250,16 @@ def test_the_launcher_says_that_the_memory_limit_was_hit(
     assert state["state"] != "committed"
 
 
-def submitted(kind: str, store: Store, folder: Path) -> tuple[str, Settings]:
-    """The smoke spec's run, submitted by this process; and settings of a launcher."""
-    spec = str(ROOT / "jobs" / "smoke" / f"{JOB[kind]}.yaml")
+def submitted(job: str, store: Store, spec: Path | None = None) -> str:
+    """The id of a run of `spec` (the smoke spec), submitted by a process on this machine."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from jobs.{JOB[kind]} import submit_shipped\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from jobs.{job} import submit_shipped\n"
         "from moola.store import open_store; from pathlib import Path\n"
-        f"print(submit_shipped(open_store({store.url!r}), Path({str(folder)!r})))"
+        f"print(submit_shipped(open_store({store.url!r}), Path({str(ROOT)!r})))"  # no inputs: nothing is fetched there
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "MOOLA_SPEC": spec}, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip(), Settings(store=store.url, work=folder / "work")
+    environ = {**os.environ, "MOOLA_SPEC": str(spec or ROOT / "jobs" / "smoke" / f"{job}.yaml")}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("where", ["s3", "file"])
@@ -272,7 +271,7 @@ def test_the_launcher_sees_a_run_through(
         pytest.skip("the same for both; once is enough")
     url = request.getfixturevalue("s3_url") if where == "s3" else f"file://{tmp_path}/store"
     store = open_store(url)
-    run_id, settings = submitted(kind, store, tmp_path)
+    run_id, settings = submitted(JOB[kind], store), Settings(store=store.url, work=tmp_path / "work")
     assert docker.run_to_end(settings, store, JOB[kind], run_id) == 0
     manifest = read_manifest(store, run_id)
     assert manifest is not None
