@@ -37,6 +37,7 @@ build() {
   [ -z "$repository" ] || options+=(--cache-from "type=registry,ref=$repository:cache-$kind")
   if [ "$kind" = gpu ]; then
     [ -z "${TORCH:-}" ] || options+=(--build-arg "TORCH=$TORCH")
+    [[ ! ${TORCH:-} =~ ^cu([0-9]+)([0-9])$ ]] || options+=(--build-arg "CUDA=${BASH_REMATCH[1]}.${BASH_REMATCH[2]}")
     [ -z "${TORCH_INDEX:-}" ] || options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
     [ -z "${TORCH_WHEELS:-}" ] || options+=(--build-context "wheelhouse=$TORCH_WHEELS")
   fi

@@ -164,7 +164,7 @@ def test_a_base_without_digest_and_an_install_without_hashes_are_caught() -> Non
 
 def of_any_job(text: str) -> str:
     """What a Dockerfile does after the packages, without the names of its job and what only a GPU needs."""
-    text = re.sub(r" +NVIDIA_\w+=.*\n", "", text[text.index("FROM packages AS build") :])
+    text = re.sub(r" +NVIDIA_\w+=.*\n|ARG CUDA\n", "", text[text.index("FROM packages AS build") :])
     return re.sub(r'MOOLA_JOB=\w+ MOOLA_SPEC=\S+|title="[^"]+"', "", text)
 
 
