@@ -36,6 +36,7 @@ from moola.store import Store
 from moola.training import loop, processes
 from moola.training.batches import WindowDataset
 from moola.training.checkpoint import Files, read_weights, weights_bytes
+from moola.training.device import choose_device
 from moola.windows import (
     FEATURE_SET_FILES,
     SPLITS,
@@ -97,13 +98,6 @@ def train(attempt: Attempt, document: dict[str, Any]) -> None:
 def how_many_processes(spec: TrainSpec) -> int:
     """The processes that this machine trains with. Raises DataError where the device asked for is not there."""
     return processes.process_count(spec.processes, choose_device(spec.device), spec.training.batch_size)
-
-
-def choose_device(asked: str) -> str:
-    """cpu or cuda. Raises DataError where CUDA is asked for and there is none."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise DataError("device: cuda needs a GPU that torch can use, found none; auto or cpu trains on the CPU")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 # --- data -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ pytest.importorskip("torch", reason="training needs the extra `train`")
 
 import torch
 
+from moola.errors import DataError
 from moola.training import device
 
 
@@ -30,6 +31,32 @@ def test_a_gpu_that_answers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> No
     assert device.cuda_problem() is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device.cuda_problem()
+
+
+@pytest.mark.parametrize(
+    ("asked", "rented", "gives"),
+    [
+        ("cpu", "1", "cpu"),
+        ("auto", "0", "cpu"),
+        ("auto", "1", "rented for 1 GPUs, but .*device: cpu"),
+        ("cuda", "0", "cuda needs"),
+    ],
+)
+def test_without_a_gpu_the_cpu_is_taken_only_where_that_is_allowed(
+    asked: str, rented: str, gives: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("MOOLA_GPUS", rented)
+    if gives == "cpu":
+        assert device.choose_device(asked) == "cpu"
+        return
+    with pytest.raises(DataError, match=gives):
+        device.choose_device(asked)
+
+
+def test_a_gpu_that_is_there_is_used_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device.choose_device(asked) for asked in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
 
 
 def test_a_machine_without_a_driver_has_no_driver_version(monkeypatch: pytest.MonkeyPatch) -> None:

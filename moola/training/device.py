@@ -1,13 +1,34 @@
-"""Why torch cannot use a GPU here, and whether it can compile: what to say before any work is done."""
+"""Where training runs: why torch cannot use a GPU here, and whether it can compile, said before any work is done."""
 
 import ctypes
+import logging
 import os
 import shutil
 
 import torch
 
+from moola.errors import DataError
+
+log = logging.getLogger("moola")
+
 # What a driver must be for the CUDA that torch was built with: NVIDIA's "CUDA Compatibility", minor versions.
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+
+
+def choose_device(asked: str) -> str:
+    """cpu or cuda, for `device` of a spec: cpu, cuda or auto.
+
+    Raises DataError where CUDA is asked for and there is none. A machine that was rented for its GPUs (MOOLA_GPUS of
+    them) asks for it unless the spec says cpu: its price is a GPU's.
+    """
+    if asked == "cpu":
+        return "cpu"
+    problem = cuda_problem()
+    rented = int(os.environ.get("MOOLA_GPUS", "0"))
+    if problem is not None and (asked == "cuda" or rented):
+        where = f"this machine was rented for {rented} GPUs" if rented else "device: cuda needs a GPU"
+        raise DataError(f"{where}, but {problem}. device: cpu trains without")
+    return "cuda" if problem is None else "cpu"
 
 
 def cuda_problem() -> str | None:
@@ -40,6 +61,14 @@ def driver_cuda() -> tuple[int, int] | None:
     if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
     return version.value // 1000, version.value % 1000 // 10
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds a C compiler, as it does not in our images; the log says so where there is none."""
+    if c_compiler() is not None:
+        return True
+    log.info("no C compiler here: training runs without torch.compile")
+    return False
 
 
 def c_compiler() -> str | None:

@@ -25,6 +25,7 @@ from moola.models import JadeCompact
 from moola.specs import TrainConfig
 from moola.training.batches import Batch, WindowDataset, class_counts, setup_optimized_dataloader, validate_batch_schema
 from moola.training.checkpoint import Files, load_weights, pack, unpack
+from moola.training.device import can_compile
 from moola.training.loss import uncertainty_loss
 from moola.training.processes import from_first, in_group
 
@@ -321,7 +322,7 @@ class _Run:
         objective: nn.Module = (
             self.fill_in if stage == "pretrain" else Supervised(self.model, self.config.target_width_bars)
         )
-        if self.device.type == "cuda" and self.config.compile:
+        if self.device.type == "cuda" and self.config.compile and can_compile():
             objective = torch.compile(objective)  # type: ignore[assignment]
         if not self.distributed:
             return objective
