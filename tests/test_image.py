@@ -7,6 +7,7 @@ skipped. The gpu image runs on its CPU fallback here; it computes its own featur
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from deploy.settings import Settings
 from moola.protocol import STATUS, attempt_id_now, attempt_key
 from moola.runs import newest_checkpoint, newest_run, read_manifest, run_state
 from moola.store import Store, open_store
+from tests.fake_runpod import FakeRunpod, Pod
+from tests.test_launch import Launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = os.environ.get("MOOLA_SMOKE", "").split()  # set by deploy/image.sh: the images to try
@@ -280,6 +283,37 @@ def test_the_launcher_sees_a_run_through(
     assert json.loads(status)["state"] == "committed"
     if where == "file":
         assert {path.stat().st_uid for path in (tmp_path / "store").rglob("*")} == {os.getuid()}
+
+
+@pytest.mark.usefixtures("features")
+def test_a_rented_machine_runs_it_to_commit_and_ends_itself(
+    kind: str, image: docker.Image, store: Store, s3_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The provider is a fake, its pods are containers of this image."""
+    with FakeRunpod(command=lambda pod: rented(image, pod), cleanup=remove) as fake:
+        keys = {"RUNPOD_API_BASE_URL": fake.url, "RUNPOD_API_KEY": fake.api_key}
+        launch = Launcher(tmp_path, store.url, {**s3_environment, **keys})
+        spec = str(ROOT / "jobs" / "smoke" / f"{JOB[kind]}.yaml")
+        where = ("--on", "runpod", "--image", f"registry.example.com/moola@{DIGEST}", "--yes")
+        said = launch(JOB[kind], "--spec", spec, *where)
+        run_id = newest_run(store, JOB[kind])
+        assert f"committed {run_id}" in said
+        assert fake.alive() == []
+    manifest = read_manifest(store, str(run_id))
+    assert manifest is not None
+    assert manifest["provenance"]["image_digest"] == DIGEST
+
+
+def rented(image: docker.Image, pod: Pod) -> list[str]:
+    """A pod's container: the variables that the provider gives, by name."""
+    names = [*pod.env, "RUNPOD_POD_ID", "RUNPOD_API_KEY", "RUNPOD_API_BASE_URL"]
+    program, host = shutil.which("docker") or "docker", os.environ.get("DOCKER_HOST")
+    options = ("--name", pod.id, *(part for name in names for part in ("--env", name)))
+    return [program, *(("--host", host) if host else ()), *container(image, *options)[1:]]
+
+
+def remove(pod: Pod) -> None:
+    subprocess.run(["docker", "rm", "--force", "--volumes", pod.id], capture_output=True, check=False)
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------
