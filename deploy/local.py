@@ -1,39 +1,21 @@
 """Runs a job on this machine: a process of its own that speaks the run protocol, as it would in a pod."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from types import FrameType
 
 from deploy import tail
+from deploy.ahead import Process, start, tell
 from deploy.follow import RunLog
 from deploy.settings import Settings
 from moola.protocol import CANCEL, FINAL_STATES, attempt_id_now, attempt_key, canonical_json, now_text
 from moola.runs import end_attempt, run_state
 from moola.store import Store
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def job_environment(settings: Settings, run_id: str, attempt_id: str) -> dict[str, str]:
-    """What a job is told through its environment, over what this process has."""
+    """What a job is told through its environment."""
     names = {"MOOLA_STORE": settings.store, "MOOLA_WORK": str(settings.work), "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **names, "MOOLA_RUN": run_id, "MOOLA_ATTEMPT": attempt_id}
-
-
-def start(settings: Settings, job: str, run_id: str, attempt_id: str) -> subprocess.Popen[bytes]:
-    """Start jobs/<job>.py in a session of its own, so that Ctrl-C reaches it once, through the launcher.
-
-    What it prints is in the log chunks already; only a traceback before the protocol starts would be lost, so
-    stderr stays connected.
-    """
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py")]
-    environment = job_environment(settings, run_id, attempt_id)
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    return {**names, "MOOLA_RUN": run_id, "MOOLA_ATTEMPT": attempt_id}
 
 
 def cancel(store: Store, run_id: str) -> str:
@@ -45,10 +27,12 @@ def cancel(store: Store, run_id: str) -> str:
     return "asked to stop"
 
 
-def run_to_end(settings: Settings, store: Store, job: str, run_id: str) -> int:
-    """Run the job and show its log as it is written. Ctrl-C and SIGTERM are passed on. -> the job's exit code."""
+def run_to_end(settings: Settings, store: Store, job: str, run_id: str, ahead: Process | None = None) -> int:
+    """Run the job, in the process `ahead` if there is one, and show its log as it is written. Ctrl-C and SIGTERM are
+    passed on. -> the job's exit code."""
     attempt_id, console = attempt_id_now(), tail.terminal()
-    child = start(settings, job, run_id, attempt_id)
+    environment = job_environment(settings, run_id, attempt_id)
+    child = tell(ahead, environment) if ahead else start(job, environment)
 
     def pass_on(signum: int, _frame: FrameType | None) -> None:
         child.send_signal(signum)

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from deploy.ahead import Process
 from deploy.settings import Settings
 from deploy.tail import byte_bar
 from moola.errors import DataError
@@ -28,6 +29,7 @@ class Order:
     machine: MachineConfig
     yes: bool = False  # spend money without asking
     dry_run: bool = False
+    ahead: Process | None = None  # the job's process on this machine, if it was started already
 
     def inputs_not_in(self, store: Store) -> dict[str, int]:
         """name -> bytes of the inputs that would have to be uploaded."""
@@ -81,7 +83,7 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
         return lambda: docker.run_to_end(settings, store, order.job, order.run_id, image=settings.image(order.job))
     from deploy import local
 
-    return lambda: local.run_to_end(settings, store, order.job, order.run_id)
+    return lambda: local.run_to_end(settings, store, order.job, order.run_id, order.ahead)
 
 
 def _rented(settings: Settings, store: Store, order: Order) -> Callable[[], int]:

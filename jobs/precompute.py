@@ -1,9 +1,12 @@
 """The precompute job: 1-minute bars in; 11 causal features, windows, mask and splits out, verified and committed.
 
 In a container or as the launcher's child: MOOLA_STORE and MOOLA_RUN name the store and the run whose spec.json says
-what to do. With no MOOLA_RUN the shipped spec is submitted and run.
+what to do. With no MOOLA_RUN the shipped spec is submitted and run. With --ahead it is started before its run is known
+and is told on stdin.
 """
 
+import gc
+import json
 import os
 import sys
 from pathlib import Path
@@ -50,5 +53,19 @@ def work_on(attempt: Attempt, document: dict[str, Any]) -> None:
     precompute(attempt, document)
 
 
+def wait_for_run() -> bool:
+    """Import what the job needs, then take the environment that names the run, a line of JSON, from stdin. False if
+    none comes: the launcher refused the run, or is gone."""
+    import moola.precompute  # noqa: F401
+
+    line = sys.stdin.readline()
+    os.environ.update(json.loads(line or "{}"))
+    return bool(line)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("precompute", work_on, submit_shipped))
+    if sys.argv[1:] == ["--ahead"] and not wait_for_run():
+        sys.exit()
+    exit_code = run_job("precompute", work_on, submit_shipped)
+    gc.freeze()  # no last collection: half a second after numba and pandas, for memory that is given back anyway
+    sys.exit(exit_code)

@@ -116,13 +116,14 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     rule, splits = split_windows(times, spec.splits)
     split_document = splits_document(rule, splits, times)
     metadata = describe(spec, document, bars, rows, valid)
-    check(metadata, split_document, rows)
     clock.append(time.perf_counter())
 
-    with ThreadPoolExecutor(1) as beside:  # the windows keep one core busy hashing: the rest goes up meanwhile
+    with ThreadPoolExecutor(1) as beside:  # the windows keep one core busy hashing: the rest is done meanwhile
+        checked = beside.submit(check, metadata, split_document, rows)
         rest = beside.submit(write_rest, attempt, bars, state, split_document, rows, valid)
-        metadata["features_11d"] = write_windows(attempt, rows, spec.windows)
-        rest.result()
+        windows = write_windows(attempt, rows, spec.windows)
+        checked.result(), rest.result()
+    metadata["features_11d"] = windows
     clock.append(time.perf_counter())
     laps = [round(b - a, 3) for a, b in itertools.pairwise(clock)]
     metadata["timing_s"] = dict(zip(("bars", "features", "store"), laps, strict=True))

@@ -142,6 +142,23 @@ def test_the_job_runs_by_itself_as_in_a_container(launch: Launcher, bars: Path) 
     assert len(list((store / "attempts").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "exit_code", "said"),
+    [
+        ("", 0, ""),
+        (json.dumps({"MOOLA_RUN": "precompute-0"}) + "\n", 4, "runs/precompute-0/spec.json is not in the store"),
+    ],
+    ids=["nothing", "a run"],
+)
+def test_a_job_started_ahead_does_only_what_it_is_told(launch: Launcher, told: str, exit_code: int, said: str) -> None:
+    """The end of stdin is the launcher's end: it refused the request, or was killed."""
+    command = [sys.executable, str(ROOT / "jobs" / "precompute.py"), "--ahead"]
+    done = subprocess.run(command, env=launch.env, cwd=launch.folder, input=told, capture_output=True, text=True)
+    assert done.returncode == exit_code
+    assert said in done.stderr if said else done.stderr == ""
+    assert not (launch.folder / "store").exists()
+
+
 # --- refusals: before any work, with the field and the value ----------------------------------------------------
 
 

@@ -215,7 +215,8 @@ def _compile(zigzag_source: int) -> Callable[..., Carry]:
             low, close = lows[start:stop], closes[start:stop]
             ema = _fill_ranges(high, low, close, n_bars, previous_close, ema, alpha, emas, true_ranges[period:])
             _fill_atrs(true_ranges, period, n_bars, atrs[:n])
-            true_ranges[:period] = true_ranges[n : n + period].copy()
+            for j in range(period):
+                true_ranges[j] = true_ranges[n + j]
             swings = follow(swings, n_bars, high, low, close, atrs, k, lookback, retrace, tracks)
             _fill_rows(open_, high, low, close, emas, atrs, tracks, eps, rows[start:stop])
             n_bars, previous_close = n_bars + n, close[n - 1]
