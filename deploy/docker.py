@@ -7,16 +7,14 @@ directory. The job speaks the run protocol itself, so the log comes from the sto
 import json
 import os
 import shutil
-import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
 from deploy import tail
-from deploy.follow import RunLog
+from deploy.local import watch
 from deploy.settings import Settings
 from moola.errors import LaunchError
 from moola.protocol import attempt_id_now
@@ -62,23 +60,11 @@ def run_to_end(
     attempt_id, console = attempt_id_now(), tail.terminal()
     name = f"moola-{run_id}-{attempt_id}"
     command = run_command(settings, job, run_id, attempt_id, found, name=name, memory=memory)
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )  # docker passes signals on to the container
-
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        child.send_signal(signum)
-
-    before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    # docker passes signals on to the container
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        with tail.Bar(console, store, run_id, attempt_id) as bar:
-            log = RunLog(store, run_id, attempt_id)
-            for record in tail.records(log, ended=lambda: child.poll() is not None, every_s=0.1, on_wait=bar.update):
-                tail.show(console, record)
-        exit_code, reason = child.wait(), _why_it_died(name, memory)
+        exit_code, reason = watch(child, console, store, run_id, attempt_id), _why_it_died(name, memory)
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
         _docker("rm", "--force", "--volumes", name)
     if exit_code == ENGINE_FAILED:
         raise LaunchError(f"the engine could not run {image or IMAGES[job]}; what it said is above")

@@ -3,6 +3,8 @@
 import signal
 from types import FrameType
 
+from rich.console import Console
+
 from deploy import tail
 from deploy.ahead import Process, start, tell
 from deploy.follow import RunLog
@@ -33,6 +35,16 @@ def run_to_end(settings: Settings, store: Store, job: str, run_id: str, ahead: P
     attempt_id, console = attempt_id_now(), tail.terminal()
     environment = job_environment(settings, run_id, attempt_id)
     child = tell(ahead, environment) if ahead else start(job, environment)
+    exit_code = watch(child, console, store, run_id, attempt_id)
+    if exit_code < 0:  # killed: it could not say so itself
+        end_attempt(store, run_id, attempt_id, "infra_lost", f"killed by {signal.Signals(-exit_code).name}")
+        console.print(f"the job was killed by {signal.Signals(-exit_code).name}; the same command resumes it")
+        return 128 - exit_code
+    return exit_code
+
+
+def watch(child: Process, console: Console, store: Store, run_id: str, attempt_id: str) -> int:
+    """Show the log of an attempt until its process ends; Ctrl-C and SIGTERM are passed on to it. -> its exit code."""
 
     def pass_on(signum: int, _frame: FrameType | None) -> None:
         child.send_signal(signum)
@@ -46,9 +58,4 @@ def run_to_end(settings: Settings, store: Store, job: str, run_id: str, ahead: P
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    exit_code = child.wait()
-    if exit_code < 0:  # killed: it could not say so itself
-        end_attempt(store, run_id, attempt_id, "infra_lost", f"killed by {signal.Signals(-exit_code).name}")
-        console.print(f"the job was killed by {signal.Signals(-exit_code).name}; the same command resumes it")
-        return 128 - exit_code
-    return exit_code
+    return child.wait()
