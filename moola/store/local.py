@@ -1,6 +1,7 @@
 """A store in a folder: `file:///dir`. What is not finished lies in `.parts`, on the same file system."""
 
 import contextlib
+import errno
 import os
 import secrets
 import threading
@@ -14,6 +15,8 @@ from moola.store.base import PROFILE_KEY, Head, Store, check_key, parse_profile,
 from moola.store.upload import Part, Upload, crc64
 
 PARTS = ".parts"
+DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
+BLOCK = 4096  # bytes; what a write past the page cache starts at and is a multiple of
 
 
 class FileStore(Store):
@@ -102,12 +105,13 @@ class FileStore(Store):
         return kept
 
     def send_part(self, upload: Upload, number: int, data: memoryview, crc64nvme: str) -> str:  # noqa: ARG002
-        with _os_errors(self.url), self._writing, FileIO(self._part_path(upload.upload_id), "r+") as stream:
-            offset = (number - 1) * upload.part_size
-            stream.seek(offset)
-            write_all(stream, data)
-            if hasattr(os, "posix_fadvise"):  # Linux: let the disk begin now, instead of all at once in the last fsync
-                os.posix_fadvise(stream.fileno(), offset, len(data), os.POSIX_FADV_DONTNEED)
+        path, offset = self._part_path(upload.upload_id), (number - 1) * upload.part_size
+        with _os_errors(self.url):
+            if _write_past_cache(path, offset, data):
+                return ""
+            with self._writing, FileIO(path, "r+") as stream:
+                stream.seek(offset)
+                write_all(stream, data)
         return ""
 
     def finish_parts(self, upload: Upload, parts: list[Part], crc64nvme: str) -> str | None:  # noqa: ARG002
@@ -145,6 +149,25 @@ class FileStore(Store):
             write_all(stream, data)
             os.fsync(stream.fileno())
         return part
+
+
+def _write_past_cache(path: Path, offset: int, data: memoryview) -> bool:
+    """Write straight from memory to the disk: as fast as through the page cache, for a tenth of the CPU time, which the
+    hash of the next part needs. False where it cannot be done, and the part has to be written the usual way."""
+    if not DIRECT or offset % BLOCK or len(data) % BLOCK:
+        return False
+    try:
+        handle = os.open(path, os.O_WRONLY | DIRECT)
+    except OSError:  # tmpfs, for one, knows no such thing
+        return False
+    try:
+        return os.pwrite(handle, data, offset) == len(data)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # memory or file system not aligned as it would have to be
+            raise
+        return False
+    finally:
+        os.close(handle)
 
 
 def _link(part: Path, path: Path) -> bool:

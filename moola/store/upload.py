@@ -8,6 +8,7 @@ sends only the parts that are not there yet.
 import base64
 import hashlib
 import json
+import mmap
 import os
 import threading
 from collections import deque
@@ -228,8 +229,9 @@ def run_parts(
     digest = hashlib.sha256()
     hashed = start(digest.update, b"")
     parts: list[Part] = []
-    free = [bytearray(min(part_size, source.size)) for _ in range(workers + 1)]
-    flying: deque[tuple[bytearray, Future[None], Future[Part]]] = deque()
+    # Anonymous maps, not bytearrays: they start at a page, as a write past the page cache has to.
+    free = [mmap.mmap(-1, min(part_size, source.size)) for _ in range(workers + 1)]
+    flying: deque[tuple[mmap.mmap, Future[None], Future[Part]]] = deque()
 
     def land() -> None:
         buffer, hashed, sent = flying.popleft()
