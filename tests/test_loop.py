@@ -22,7 +22,7 @@ from moola.models import JadeCompact, build_model  # noqa: E402
 from moola.specs import TrainConfig  # noqa: E402
 from moola.training.batches import WindowDataset  # noqa: E402
 from moola.training.checkpoint import BEST, STATE, WEIGHTS, pack, read_weights, unpack, weights_bytes  # noqa: E402
-from moola.training.loop import Interrupted, Predicted, Supervised, Unlabelled, predict, train  # noqa: E402
+from moola.training.loop import Interrupted, Predicted, Supervised, Unlabelled, _Run, predict, train  # noqa: E402
 
 SHORT = TrainConfig(
     batch_size=16, windows_per_epoch=48, pretrain_epochs=1, pretrain_windows=48, heads_epochs=1, full_epochs=2
@@ -287,6 +287,16 @@ def wait_for_step(path: Path, last_step: int, child: Any) -> None:
             return
         time.sleep(0.002)
     raise AssertionError(f"no checkpoint of step {last_step}; the child ended with {child.poll()}")
+
+
+def test_bfloat16_trains_with_nearly_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA does with `mixed_precision`, on the CPU; oneDNN has no such LSTM for every processor."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    exact = told(run()[0])
+    monkeypatch.setattr(_Run, "_precision", lambda _: torch.autocast("cpu", dtype=torch.bfloat16))
+    rounded = told(run()[0])
+    assert rounded != exact
+    assert [row["loss"] for row in rounded] == pytest.approx([row["loss"] for row in exact], rel=0.02)
 
 
 TWO_PROCESSES = """

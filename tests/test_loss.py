@@ -48,7 +48,8 @@ def test_the_targets_themselves_have_no_pointer_loss() -> None:
 
 
 def test_a_uniform_pointer_loses_what_is_worked_out_by_hand() -> None:
-    output = {"start_logits": torch.zeros(1, WINDOW), "end_logits": torch.zeros(1, WINDOW)}
+    uniform = torch.full((1, WINDOW), -math.log(WINDOW))
+    output = {"start_logits": uniform, "end_logits": uniform}
     entropy = 0.5 * math.log(2 * math.pi * math.e * 1.5**2)  # of a Gaussian, here well inside the window
     bar = torch.tensor([50])
     assert pointer_loss(output, bar, bar).item() == pytest.approx(math.log(105) - entropy, abs=1e-3)

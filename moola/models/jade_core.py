@@ -30,7 +30,6 @@ from moola.features import FEATURE_NAMES, N_FEATURES
 OPEN_NORM, CLOSE_NORM, BODY_PCT, UPPER_WICK, LOWER_WICK, RANGE_Z, DIST_SH, DIST_SL, SINCE_SH, SINCE_SL, PROXY = range(
     N_FEATURES
 )
-SWINGS = ((DIST_SH, SINCE_SH, -1.0), (DIST_SL, SINCE_SL, 1.0))  # sign: how the distance grows with the price
 NET_HORIZONS = (2, 4, 8, 16)  # bars over which a net move is told
 RANGE_HORIZONS = (8, 16, 24, 48)  # bars over which a range is told
 ATR_BARS = 20  # the unit of all context: mean true range of the last 20 bars
@@ -92,9 +91,9 @@ class JadeCompact(nn.Module):
         return torch.as_tensor(h)
 
     def forward(self, x: Tensor, valid_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """[B, T, F] -> logits [B, K] (log-probabilities of the types), bar_logits [B, T, K], sigma_ptr, sigma_type, and
+        """[B, T, F] -> logits [B, K], bar_logits [B, T, K] of the types, sigma_ptr, sigma_type, and
 
-        start_logits, end_logits [B, T]
+        start_logits, end_logits [B, T]; all logits are log-probabilities, over bars here and over types there
         pointers [B, 2]   centre = 0.5 (start + end) / 104 and length = (end - start + 1) / 105, both in [0, 1]:
                           of the decoded span in eval mode; in training mode of the expected start and end, which can
                           be differentiated.
@@ -102,9 +101,9 @@ class JadeCompact(nn.Module):
         """
         h = self.encode(x, valid_mask)  # [B, T, 2H]
         told = self._read(h).float()  # [B, T, 2 + K]
-        start_logits, end_logits, bar_logits = told[..., 0], told[..., 1], told[..., 2:]  # [B, T] twice, [B, T, K]
-        attention = torch.log_softmax(start_logits, dim=1).unsqueeze(-1)  # [B, T, 1]
-        logits = torch.logsumexp(attention + torch.log_softmax(bar_logits, dim=-1), dim=1)  # [B, K]
+        span = torch.log_softmax(told[..., :2], dim=1)  # [B, T, 2] of the start, of the end
+        bar_logits = torch.log_softmax(told[..., 2:], dim=-1)  # [B, T, K]
+        logits = torch.logsumexp(span[..., :1] + bar_logits, dim=1)  # [B, K]
         output = {
             "logits": logits,
             "bar_logits": bar_logits,
@@ -112,8 +111,8 @@ class JadeCompact(nn.Module):
             "sigma_type": self.log_sigma_type.exp(),
         }
         if self.predict_pointers:
-            output |= {"start_logits": start_logits, "end_logits": end_logits}
-            output["pointers"] = self._pointers(start_logits, end_logits)  # [B, 2]
+            output |= {"start_logits": span[..., 0], "end_logits": span[..., 1]}  # [B, T] each
+            output["pointers"] = self._pointers(span)  # [B, 2]
         return output
 
     def _read(self, h: Tensor) -> Tensor:
@@ -136,13 +135,13 @@ class JadeCompact(nn.Module):
         smooth = functional.conv1d(counts.view(1, 1, -1), kernel, padding=1).flatten()  # [T]
         self.length_log_prior.copy_((smooth / smooth.sum()).log())
 
-    def _pointers(self, start_logits: Tensor, end_logits: Tensor) -> Tensor:
+    def _pointers(self, span: Tensor) -> Tensor:
+        """[B, T, 2] log-probabilities -> [B, 2] centre and length."""
         if self.training:
-            bars = torch.arange(WINDOW, device=start_logits.device, dtype=start_logits.dtype)
-            start, end = (torch.softmax(logits, dim=1) @ bars for logits in (start_logits, end_logits))  # [B]
+            start, end = (torch.arange(WINDOW, device=span.device, dtype=span.dtype) @ span.exp()).unbind(1)  # [B]
             end = torch.maximum(start, end)
         else:
-            start, end = (bar.to(start_logits.dtype) for bar in self.decode(start_logits, end_logits))  # [B]
+            start, end = (bar.to(span.dtype) for bar in self.decode(span[..., 0], span[..., 1]))  # [B]
         return torch.stack([0.5 * (start + end) / (WINDOW - 1), (end - start + 1) / WINDOW], dim=1)
 
     def _check(self, x: Tensor, valid_mask: Tensor | None) -> None:
@@ -203,23 +202,25 @@ def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> tuple
     reach = z * torch.exp((log_average - log_average.mean(1, keepdim=True)).clamp(-20, 20))  # [B, T] high - low
     body = x[..., BODY_PCT] * reach
     below_open, above_open = x[..., OPEN_NORM] * reach, (1 - x[..., OPEN_NORM]) * reach
-    weights = [_trust(x[..., distance], x[..., since]) for distance, since, _ in SWINGS]  # [B, T - 1] each
-    trust = weights[0] + weights[1]
+    distance, since = x[..., [DIST_SH, DIST_SL]], x[..., [SINCE_SH, SINCE_SL]]  # [B, T, 2]
+    trust = _trust(distance, since)  # [B, T - 1, 2]
+    trusted = trust.sum(-1)
+    # The distance from a high falls as the price rises.
+    share = trust / trusted.clamp(min=1e-9).unsqueeze(-1) * trust.new_tensor([-1.0, 1.0])
     true_range, gap = reach, torch.zeros_like(body[:, 1:])
     for _ in range(2):  # the ATR needs the gaps and the gaps need the ATR: twice leaves a tenth of the error
         atr = trailing_mean(true_range, atr_period)
-        steps = [sign * (x[..., distance] * atr).diff(dim=1) for distance, _, sign in SWINGS]  # close to close
-        step = (weights[0] * steps[0] + weights[1] * steps[1]) / trust.clamp(min=1e-9)
-        gap = torch.where(trust > 0, step - body[:, 1:], 0.0)
-        gap = torch.maximum(torch.minimum(gap, atr[:, 1:]), -atr[:, 1:])
-        reached = (above_open[:, 1:] + gap).clamp(min=0) + (below_open[:, 1:] - gap).clamp(min=0)
+        step = (share * (distance * atr.unsqueeze(-1)).diff(dim=1)).sum(-1)  # [B, T - 1] close to close
+        gap = torch.where(trusted > 0, step - body[:, 1:], 0.0).clamp(-atr[:, 1:], atr[:, 1:])
+        reached = (above_open[:, 1:] + gap).relu() + (below_open[:, 1:] - gap).relu()
         true_range = torch.cat([reach[:, :1], reached], dim=1)
     close = (body + functional.pad(gap, (1, 0))).cumsum(1)
     return true_range, close, close + (1 - x[..., CLOSE_NORM]) * reach, close - x[..., CLOSE_NORM] * reach
 
 
 def _trust(distance: Tensor, since: Tensor) -> Tensor:
-    """[B, T - 1] 0 where two bars are not measured against the same swing; else the more, the nearer the swing."""
+    """[B, T, 2] twice -> [B, T - 1, 2]: 0 where two bars are not measured against the same swing; else the more, the
+    nearer the swing."""
     aged = (since.diff(dim=1) - 1 / WINDOW).abs() < 1e-4
     inside = (distance[:, 1:].abs() < 2.999) & (distance[:, :-1].abs() < 2.999) & (since[:, 1:] < 2.99)
     return (aged & inside) / (0.05 + distance[:, 1:].abs())
@@ -236,8 +237,9 @@ def context_features(x: Tensor, range_period: int = 20, atr_period: int = 10) ->
     atr = trailing_mean(true_range, ATR_BARS) + 1e-6
     path = functional.pad(close.diff(dim=1).abs(), (1, 0)).cumsum(1)
     # [B, T, horizons] each: all horizons at once, as the number of operations is what takes time here
-    net = close.unsqueeze(-1) - shifted(close, NET_HORIZONS)
-    efficiency = net / (path.unsqueeze(-1) - shifted(path, NET_HORIZONS) + 1e-6)
+    close_then, path_then, atr_then = shifted(torch.stack([close, path, atr]), NET_HORIZONS)
+    net = close.unsqueeze(-1) - close_then
+    efficiency = net / (path.unsqueeze(-1) - path_then + 1e-6)
     coming = shifted(close, [-bars for bars in NET_HORIZONS]) - close.unsqueeze(-1)
     edges = torch.stack([high, -low], dim=1)  # [B, 2, T]
     top, fall = torch.stack([trailing_max(edges, bars) for bars in RANGE_HORIZONS], dim=-1).unbind(1)
@@ -245,14 +247,15 @@ def context_features(x: Tensor, range_period: int = 20, atr_period: int = 10) ->
     place = (2 * close.unsqueeze(-1) - top + fall) / (reach + 1e-6)
     unit = atr.unsqueeze(-1)
     trend = (unit / unit[:, -1:]).log()
-    columns = [net / shifted(atr, NET_HORIZONS) / 4, efficiency, coming / unit / 4, reach / unit / 4 - 1, place, trend]
+    columns = [net / atr_then / 4, efficiency, coming / unit / 4, reach / unit / 4 - 1, place, trend]
     return torch.cat(columns, dim=-1).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
 def shifted(series: Tensor, horizons: Sequence[int]) -> Tensor:
-    """[B, T] -> [B, T, horizons]: the value so many bars ago (negative: ahead), or the one at the window's edge."""
-    bars = torch.arange(series.shape[1], device=series.device)[:, None] - torch.tensor(horizons, device=series.device)
-    return series[:, bars.clamp(0, series.shape[1] - 1)]
+    """[..., T] -> [..., T, horizons]: the value so many bars ago (negative: ahead), or the one at the window's edge."""
+    last = series.shape[-1] - 1
+    bars = torch.arange(last + 1, device=series.device)[:, None] - torch.tensor(horizons, device=series.device)
+    return series[..., bars.clamp(0, last)]
 
 
 def trailing_mean(series: Tensor, bars: int) -> Tensor:

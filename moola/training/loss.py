@@ -21,18 +21,22 @@ class Losses(NamedTuple):
 
 
 def soft_targets(bar: Tensor, width: float = TARGET_WIDTH) -> Tensor:
-    """[B] int64 in 0..104 -> [B, T]: a Gaussian over the bars around `bar`, cut off at the window and summing to 1."""
+    """[...] int64 in 0..104 -> [..., T]: a Gaussian over the bars around `bar`, cut off at the window, summing to 1."""
+    return log_targets(bar, width).exp()
+
+
+def log_targets(bar: Tensor, width: float = TARGET_WIDTH) -> Tensor:
+    """The logarithms of `soft_targets`, finite everywhere."""
     bars = torch.arange(WINDOW, device=bar.device)
-    return torch.softmax(-0.5 * ((bars[None] - bar[:, None]) / width) ** 2, dim=1)
+    return torch.log_softmax(-0.5 * ((bars - bar.unsqueeze(-1)) / width) ** 2, dim=-1)
 
 
 def pointer_loss(output: Mapping[str, Tensor], start: Tensor, end: Tensor, width: float = TARGET_WIDTH) -> Tensor:
     """Mean over windows and both ends of KL(soft target || predicted distribution), in nats: 0 at best, 2.8 for a
     uniform prediction. It is the cross-entropy less what no prediction can win, so sigma_ptr settles at its root."""
-    return 0.5 * (
-        _divergence(output["start_logits"], soft_targets(start, width))
-        + _divergence(output["end_logits"], soft_targets(end, width))
-    )
+    wanted = log_targets(torch.stack([start, end]), width)  # [2, B, T]
+    predicted = torch.stack([output["start_logits"], output["end_logits"]])  # [2, B, T] log-probabilities
+    return (wanted.exp() * (wanted - predicted)).sum(dim=-1).mean()
 
 
 def type_loss(output: Mapping[str, Tensor], label: Tensor, start: Tensor | None, width: float = TARGET_WIDTH) -> Tensor:
@@ -44,7 +48,7 @@ def type_loss(output: Mapping[str, Tensor], label: Tensor, start: Tensor | None,
     loss = torch.nn.functional.nll_loss(output["logits"], label)
     if start is None:
         return loss
-    here = torch.log_softmax(output["bar_logits"], dim=-1)  # [B, T, K]
+    here = output["bar_logits"]  # [B, T, K] log-probabilities
     of_label = here.gather(2, label[:, None, None].expand(-1, WINDOW, 1)).squeeze(2)  # [B, T]
     return loss - (soft_targets(start, width) * of_label).sum(dim=1).mean()
 
@@ -68,8 +72,3 @@ def uncertainty_loss(output: Mapping[str, Tensor], batch: Mapping[str, Tensor], 
     pointer = pointer_loss(output, batch["start"], batch["end"], width)
     kind = type_loss(output, batch["label"], batch["start"], width)
     return Losses(kendall_loss(pointer, kind, output["sigma_ptr"], output["sigma_type"]), pointer, kind)
-
-
-def _divergence(logits: Tensor, target: Tensor) -> Tensor:
-    terms = torch.nn.functional.kl_div(torch.log_softmax(logits, dim=1), target, reduction="none")  # [B, T]
-    return terms.sum(dim=1).mean()
