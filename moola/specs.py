@@ -140,7 +140,7 @@ class GpuMachine(Spec):
     )
     min_memory_gb: float = Field(16, gt=0, description="of one GPU; only for types: null")
     count: int = Field(1, ge=1, le=16)
-    min_cuda: str | None = Field("12.8", pattern=r"^\d+\.\d+$", description="what the host's driver must support")
+    min_cuda: str | None = Field("13.0", pattern=r"^\d+\.\d+$", description="what the host's driver must support")
 
 
 RetryReason = Literal["infra_lost", "preempted", "stalled", "crash_loop", "no_capacity", "try_again"]

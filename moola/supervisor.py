@@ -49,6 +49,8 @@ def supervise(environment: Mapping[str, str], command: Sequence[str]) -> int:
     exit_code = child.wait()
     if run_id and attempt_id:
         return _record_end(store, run_id, attempt_id, child, exit_code)
+    if child.stopped_by is not None and exit_code < 0:
+        return STOP_SIGNALS[child.stopped_by][1]
     return exit_code if exit_code >= 0 else 128 - exit_code
 
 

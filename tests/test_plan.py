@@ -68,7 +68,7 @@ def test_the_request_is_exactly_this(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_pods("rest", "key").body(request) == {
         "name": "moola-precompute-abc-a1-0f0f",
         "image": IMAGE,
-        "gpu": {"id": "NVIDIA L4", "count": 1, "minCudaVersion": "12.8"},
+        "gpu": {"id": "NVIDIA L4", "count": 1, "minCudaVersion": "13.0"},
         "cloud": "SECURE",
         "dataCenterIds": ["EU-RO-1"],
         "disk": 40,
