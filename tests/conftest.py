@@ -1,10 +1,16 @@
 """Stores for the tests: a folder, and one SeaweedFS per session; every test has a prefix of its own."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# GNU OpenMP's threads wait by spinning; two test processes on two cores would wait for each other. Read at import.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.seaweed import BUCKET, Seaweed, running_seaweed
 
