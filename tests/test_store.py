@@ -633,7 +633,7 @@ def test_listings_of_several_pages_are_read_to_their_end(
     assert sum(call.method == "GET" and "uploadId" in call.path for call in proxy.calls) == 2
     for n in range(5):
         proxied.put(f"keys/{n}", b"")
-        proxied.begin_parts(f"pending/{n}")
+        proxied.begin_parts(f"pending/{n}", PART)
     assert proxied.children("keys") == list("01234")
     assert proxied.sweep(-60) == [f"pending/{n}" for n in range(5)]
 

@@ -109,8 +109,8 @@ class Store(ABC):
         """Bytes of an object whose etag is still `etag`. Raises ArtifactError if it changed, is gone or too short."""
 
     @abstractmethod
-    def begin_parts(self, key: str) -> str:
-        """Open an upload; its id."""
+    def begin_parts(self, key: str, size: int) -> str:
+        """Open an upload of an object of `size` bytes; its id."""
 
     @abstractmethod
     def kept_parts(self, upload: Upload) -> dict[int, Part] | None:
@@ -235,7 +235,7 @@ class Store(ABC):
         return "two parts, one object; a range reads back"
 
     def _probe_abort(self, key: str) -> str:
-        upload = Upload(key, self.begin_parts(key), 5 * MIB)
+        upload = Upload(key, self.begin_parts(key, 5 * MIB), 5 * MIB)
         require(self.kept_parts(upload) == {}, "an upload in parts can be looked up")
         self.drop_parts(upload)
         require(self.kept_parts(upload) is None, "an upload in parts can be given up")

@@ -138,7 +138,7 @@ class S3Store(Store):
 
     # -- uploads in parts --
 
-    def begin_parts(self, key: str) -> str:
+    def begin_parts(self, key: str, size: int) -> str:  # noqa: ARG002
         fields: dict[str, Any] = {}
         if self.profile.integrity == "crc64nvme":
             fields = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}

@@ -91,8 +91,8 @@ class PartStore(Protocol):
     @property
     def url(self) -> str: ...
 
-    def begin_parts(self, key: str) -> str:
-        """Open an upload; its id."""
+    def begin_parts(self, key: str, size: int) -> str:
+        """Open an upload of an object of `size` bytes; its id."""
 
     def kept_parts(self, upload: "Upload") -> dict[int, Part] | None:
         """Those of `upload.parts` that the store still has; None if it does not know the upload."""
@@ -277,7 +277,7 @@ def upload_parts(
             found = _find(store, place, source, part_size, workers, on_progress)
             if found:
                 return found
-        upload, kept = Upload(key, store.begin_parts(key), part_size), {}
+        upload, kept = Upload(key, store.begin_parts(key, source.size), part_size), {}
         journal.begin(upload)
     sha256, parts = _send_parts(store, upload, kept, source, workers, journal, on_progress)
     crc = combine_crc64(parts)
