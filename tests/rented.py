@@ -1,8 +1,14 @@
-"""A rented run as the tests see it: the fake provider, a real S3 store, pods that run the real runner, one launcher."""
+"""A rented run as the tests see it: the fake provider, a real S3 store, pods that run the real runner, launchers.
+
+As a program it is a launcher of its own: `python -m tests.rented RUN_ID`, with the store and the provider from the
+environment.
+"""
 
 import hashlib
 import io
 import json
+import os
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -28,8 +34,8 @@ WATCH: dict[str, float] = {
     "poll_s": 0.05,
     "pod_poll_s": 0.1,
     "beat_s": 0.2,
-    "start_timeout_s": 20.0,
-    "stalled_after_s": 3.0,
+    "start_timeout_s": 60.0,
+    "stalled_after_s": 60.0,
     "grace_s": 1.0,
     "settle_s": 2.0,
     "capacity_poll_s": 0.1,
@@ -41,6 +47,15 @@ MOST_S = 60.0  # for one launcher: a case that takes longer hangs
 def the_runner(_: Pod) -> list[str]:
     """The first process of a pod, as the images start it."""
     return [sys.executable, str(ROOT / "jobs" / "runner.py")]
+
+
+def quick_settings(store_url: str, **watch: float) -> Settings:
+    """Settings under which nothing is waited for longer than it takes."""
+    return Settings(store=store_url, watch=WatchConfig(**{**WATCH, **watch}))
+
+
+def machine_config(**change: Any) -> MachineConfig:
+    return MachineConfig(**{**MACHINE, **change})
 
 
 class Rented:
@@ -55,13 +70,23 @@ class Rented:
 
     def remote(self, **watch: float) -> Remote:
         """A launcher, as on a computer of its own."""
-        settings = Settings(store=self.store.url, watch=WatchConfig(**{**WATCH, **watch}))
-        pods = RestPods(self.fake.api_key, base_url=self.fake.url, read_s=0.5, silence_s=1.0, first_wait_s=0.02)
-        return Remote(settings, self.store, pods, self.run_id, Console(file=self.said, width=200))
+        console = Console(file=self.said, width=200)
+        return Remote(quick_settings(self.store.url, **watch), self.store, self.provider(), self.run_id, console)
+
+    def provider(self) -> RestPods:
+        """The provider's API, for one who does not wait long."""
+        return RestPods(self.fake.api_key, base_url=self.fake.url, read_s=0.5, silence_s=1.0, first_wait_s=0.02)
+
+    def start_launcher(self) -> subprocess.Popen[bytes]:
+        """`launch` in a process of its own, which may be killed."""
+        names = {"MOOLA_STORE": self.store.url, "RUNPOD_API_BASE_URL": self.fake.url}
+        environment = {**os.environ, **names, "RUNPOD_API_KEY": self.fake.api_key}
+        command = [sys.executable, "-m", "tests.rented", self.run_id]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
     def launch(self, machine: dict[str, Any] | None = None, **watch: float) -> int:
         """Rent and see it through in this process; -> exit code."""
-        return self.remote(**watch).launch(JOB, IMAGE, MachineConfig(**{**MACHINE, **(machine or {})}))
+        return self.remote(**watch).launch(JOB, IMAGE, machine_config(**(machine or {})))
 
     # what is left
 
@@ -110,3 +135,9 @@ def wait_for(condition: Any, what: str, within_s: float = MOST_S) -> Any:
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.02)
     return value
+
+
+if __name__ == "__main__":
+    url = os.environ["MOOLA_STORE"]
+    launcher = Remote(quick_settings(url), open_store(url), RestPods(), sys.argv[1])
+    sys.exit(launcher.launch(JOB, IMAGE, machine_config()))
