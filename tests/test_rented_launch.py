@@ -226,9 +226,8 @@ def test_no_secret_is_in_the_store_on_a_screen_or_in_a_request_outside_env(done:
         "RUNPOD_TERMINATE_API_KEY": account.fake.restricted_key,
         **{f"key of pod {pod.id}": pod.api_key for pod in account.fake.pods.values()},
     }
-    creates = [
-        json.loads(call.body) for call in account.fake.calls if call.operation == "create" and call.path == "/v2/pods"
-    ]
+    calls = account.fake.calls
+    creates = [json.loads(call.body) for call in calls if (call.operation, call.path) == ("create", "/v2/pods")]
     bodies = [json.dumps({**body, "env": None}) for body in creates]
     others = [call.body for call in calls if call.operation != "create"]
     logs = [line for pod in account.fake.pods.values() for line in pod.log.texts()]
