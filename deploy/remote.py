@@ -382,7 +382,8 @@ class Remote:
         if state != "committed":
             self.store.put(launch.key(CANCEL), canonical_json({"time": now_text()}))
         if state is None:
-            until = time.monotonic() + self.settings.watch.grace_s
+            at_work = read_rented(self.store, launch) is not None
+            until = time.monotonic() + (self.settings.watch.grace_s if at_work else 0.0)
             while (state := self.final_state(launch)) is None and time.monotonic() < until:
                 time.sleep(self.settings.watch.poll_s)
         state = state or self.end(launch, "cancelled", "asked for", errors.EXIT_CANCELLED)
