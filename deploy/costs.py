@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from deploy.pods import PodApi
+from moola.errors import LaunchError, TryAgainError
 from moola.launches import all_launches, cost_of
 from moola.store import Store
 
@@ -32,7 +33,7 @@ def _billed(pods: PodApi, pod_ids: list[str]) -> tuple[dict[str, float], str]:
     """(USD by machine, what to know about them)."""
     try:
         records = pods.billing(pod_ids) if pod_ids else []
-    except NotImplementedError as error:
+    except (NotImplementedError, LaunchError, TryAgainError) as error:
         return {}, f"no billing records: {error}"
     billed: dict[str, float] = {}
     for record in records:

@@ -53,12 +53,11 @@ def parse_line(line: LogLine) -> Record:
     """A record of a live line; `seq` is None where it is no numbered line of the job."""
     found = NUMBERED.fullmatch(line.text) if line.source == "container" else None
     at = line.time.timestamp()
-    if found is None or found[1] == "0":
-        text = line.text if found is None else found[3]
+    if found is None:
         prefix = "machine: " if line.source == "system" else ""
-        return {"seq": None, "time": at, "level": "INFO", "message": prefix + text}
+        return {"seq": None, "time": at, "level": "INFO", "message": prefix + line.text}
     message = re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], found[3])
-    return {"seq": int(found[1]), "time": at, "level": found[2], "message": message}
+    return {"seq": int(found[1]) or None, "time": at, "level": found[2], "message": message}  # 0: in no chunk
 
 
 class LiveLines:

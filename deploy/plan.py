@@ -97,6 +97,15 @@ def _why_not(machine: MachineConfig, offer: Offer) -> str:
     return ""
 
 
+def require_affordable(machine: MachineConfig, choices: Sequence[Choice]) -> None:
+    """Raises LaunchError if no candidate is offered within the price cap: waiting for one would change nothing."""
+    if all(choice.why_not.startswith(("price", "not offered")) for choice in choices):
+        prices = ", ".join(f"{one.offer.name} {one.price:g}" for one in choices if one.offer.price_per_hour) or "none"
+        raise LaunchError(
+            f"machine: no candidate costs at most max_price_per_hour {machine.max_price_per_hour:g} USD/h: {prices}"
+        )
+
+
 def pod_environment(
     settings: Settings, launch: Launch, machine: MachineConfig, deadline: float, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:

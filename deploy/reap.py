@@ -14,6 +14,7 @@ from deploy.remote import Remote, owners
 from deploy.settings import Settings, WatchConfig
 from deploy.tail import clock_text
 from moola import errors
+from moola.errors import TryAgainError
 from moola.launches import Launch, newest_launch, read_rented
 from moola.protocol import HEARTBEAT, read_json_or_none
 from moola.store import Store
@@ -45,8 +46,12 @@ def reap(settings: Settings, store: Store, pods: PodApi) -> list[Verdict]:
         state, why, exit_code = ending
         if state is not None:
             remote.end(launch, state, why, exit_code)
-        remote.end_pod(pod.id, at_once=True)
-        verdicts.append(Verdict(pod, launch.run_id, True, why))
+        try:
+            remote.end_pod(pod.id, at_once=True)
+        except TryAgainError as error:  # the others have their turn all the same
+            verdicts.append(Verdict(pod, launch.run_id, False, f"{why}; {error}"))
+        else:
+            verdicts.append(Verdict(pod, launch.run_id, True, why))
     return verdicts
 
 

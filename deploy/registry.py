@@ -53,7 +53,8 @@ def _look_up(name: str) -> str:
         if reply.status_code == 401:
             token = _token(client, reply.headers["WWW-Authenticate"])
             reply = client.head(url, headers={**headers, "Authorization": f"Bearer {token}"})
-        reply.raise_for_status()
+    if not reply.is_success:
+        raise ValueError(f"{reply.status_code} {reply.reason_phrase} from {url}")
     digest = reply.headers["Docker-Content-Digest"]
     if not DIGEST.fullmatch(digest):
         raise ValueError(f"not a sha256 digest: {digest!r}")

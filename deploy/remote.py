@@ -6,6 +6,7 @@ behind: the claim before the request, the record after it, the machine's end bef
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from rich.console import Console
 from deploy import plan as plans
 from deploy import tail
 from deploy.follow import LiveLines, RunLog
+from deploy.patience import NotAnsweredError
 from deploy.pods import Pod, PodApi, PodStatus
 from deploy.settings import Settings
 from moola import errors
-from moola.errors import ArtifactError, AuthError, LaunchError, NoCapacityError, TryAgainError
+from moola.errors import ArtifactError, LaunchError, MoolaError, NoCapacityError, TryAgainError
 from moola.launches import (
+    RENTING,
     Launch,
     Rented,
     all_launches,
@@ -67,6 +70,7 @@ class Remote:
         """Rent a machine for the run and see it through; -> exit code. One that is under way is followed instead."""
         newest = newest_launch(self.store, self.run_id)
         if newest is None or self.final_state(newest) is not None:
+            self.end_pods()  # what an earlier launcher left behind
             self.claim(1 if newest is None else newest.n + 1, job, image, plans.machine_json(machine))
         else:
             self.say(f"{self.run_id} is under way already, as attempt {newest.attempt}")
@@ -104,7 +108,8 @@ class Remote:
         """Claim launch n; where another launcher was first, that one is followed."""
         if (launch := claim(self.store, self.run_id, n, job, image, machine, retries)) is not None:
             self.claimed.add(n)
-            self.say_waiting(launch)
+            waiting = {"state": WAITING, "time": now_text(), "reason": "looking for a machine"}
+            self.store.put(launch.key(STATUS), canonical_json(waiting))
 
     def run_launch(self, launch: Launch) -> str:
         """From a claim to the attempt's final state."""
@@ -117,15 +122,15 @@ class Remote:
                 f"until {tail.clock_text(rented.deadline)} at the latest (pod {rented.pod_id})"
             )
             self.follow(launch, rented)
-        state = self.final_state(launch)
-        assert state is not None
-        return state
+        return self.final_state(launch) or "infra_lost"  # without one it was given up for a newer launch
 
     def try_again(self, launch: Launch, state: str) -> bool:
         """Claim the next launch if the spec allows it for this state; whether there is one to follow now."""
         newest = newest_launch(self.store, self.run_id)
         if newest is not None and newest.n > launch.n:  # another launcher was quicker
             return True
+        if self.store.exists(launch.key(CANCEL)):  # asked for while the attempt was ending in some other way
+            return False
         status = read_json_or_none(self.store, launch.key(STATUS)) or {}
         if status.get("orphan"):  # no machine was there: this is no further attempt but the same one
             self.claim(launch.n + 1, launch.job, launch.image, launch.machine, launch.retries)
@@ -150,45 +155,77 @@ class Remote:
 
         None if the attempt ended instead; it is ended as infra_lost where that launcher is gone and left no machine.
         """
+        beat: bytes | None = None
+        changed = time.monotonic()
         while True:
             if (rented := read_rented(self.store, launch)) is not None:
                 return rented
-            if (pod := self.find_pod(launch)) is not None:
-                return self.record(launch, pod)
+            try:
+                if (pod := self.find_pod(launch)) is not None:
+                    return self.record(launch, pod)
+            except TryAgainError:
+                changed = time.monotonic()  # there may be a machine: nothing is given up unseen
             if self.final_state(launch) is not None:
                 return None
-            if not self.someone_is_renting(launch):
-                self.end(launch, "infra_lost", "its launcher went away before there was a machine")
-                status = read_json_or_none(self.store, launch.key(STATUS)) or {}
-                self.store.put(launch.key(STATUS), canonical_json({**status, "orphan": True}))
+            if (seen := self.store.get_or_none(launch.key(RENTING))) != beat:
+                beat, changed = seen, time.monotonic()
+            if time.monotonic() - changed > self.settings.watch.settle_s:
+                self.give_up(launch)
                 return None
             time.sleep(self.settings.watch.poll_s)
 
-    def someone_is_renting(self, launch: Launch) -> bool:
-        """Is another launcher looking for a machine for this launch? It says so in the attempt's status."""
-        status = read_json_or_none(self.store, launch.key(STATUS)) or {}
-        return time.time() - float(status.get("beat", launch.time)) < self.settings.watch.settle_s
+    def give_up(self, launch: Launch) -> None:
+        """End a launch that has neither a launcher nor a machine; the one that follows is no further attempt."""
+        if self.end(launch, "infra_lost", "its launcher went away before there was a machine") == "infra_lost":
+            status = read_json_or_none(self.store, launch.key(STATUS)) or {}
+            self.store.put(launch.key(STATUS), canonical_json({**status, "orphan": True}))
+
+    @contextlib.contextmanager
+    def renting(self, launch: Launch) -> Iterator[None]:
+        """While the block runs, others see that this launcher is at it: one call to the provider may take minutes."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.is_set():
+                with contextlib.suppress(MoolaError):
+                    self.store.put(launch.key(RENTING), canonical_json({"time": now_text()}))
+                done.wait(self.settings.watch.settle_s / 4)
+
+        thread = threading.Thread(target=beat, name="renting", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def given_up(self, launch: Launch) -> bool:
+        """Did someone end this launch, or claim the next one?"""
+        newest = newest_launch(self.store, self.run_id)
+        return self.final_state(launch) is not None or newest is None or newest.n != launch.n
 
     def rent(self, launch: Launch) -> Rented | None:
         """Ask for the candidates in order, round by round, until one is there; None if the attempt ended instead."""
         machine = MachineConfig.model_validate(launch.machine)
         give_up = launch.time + machine.max_wait_for_capacity.total_seconds()
         tried: list[str] = []
-        while True:
-            try:
-                pod = self.ask_round(launch, machine, tried)
-            except (AuthError, LaunchError) as error:
-                self.end(launch, "launch_failed", str(error), errors.LaunchError.exit_code)
-                raise
-            if pod is not None:
-                return self.record(launch, pod)
-            if self.final_state(launch) is not None:
-                return None
-            if time.time() >= give_up:
-                self.end(launch, "no_capacity", "; ".join(tried[-12:]), errors.NoCapacityError.exit_code)
-                return None
-            self.say(f"no machine yet: {tried[-1]}; asking again in {self.settings.watch.capacity_poll_s:g} s")
-            self.wait_for_capacity(launch)
+        with self.renting(launch):
+            while not self.given_up(launch):
+                try:
+                    pod = self.ask_round(launch, machine, tried)
+                except LaunchError as error:
+                    self.end(launch, "launch_failed", str(error), errors.LaunchError.exit_code)
+                    raise
+                if pod is not None:
+                    return self.record(launch, pod)
+                if self.given_up(launch):
+                    break
+                if time.time() >= give_up:
+                    self.end(launch, "no_capacity", "; ".join(tried[-12:]), errors.NoCapacityError.exit_code)
+                    break
+                self.say(f"no machine yet: {tried[-1]}; asking again in {self.settings.watch.capacity_poll_s:g} s")
+                self.wait_for_capacity(launch)
+        return None
 
     def ask_round(self, launch: Launch, machine: MachineConfig, tried: list[str]) -> Pod | None:
         """Ask for each candidate once; `tried` gets a line for each that was refused or passed over."""
@@ -202,8 +239,7 @@ class Remote:
             if choice.why_not:
                 tried.append(f"{name}: {choice.why_not}")
                 continue
-            self.say_waiting(launch)
-            if self.final_state(launch) is not None:  # someone gave this launch up meanwhile
+            if self.given_up(launch):
                 return None
             deadline = plans.deadline_of(machine, choice.price, self.spent(), time.time())
             try:
@@ -211,17 +247,19 @@ class Remote:
             except NoCapacityError as error:
                 tried.append(f"{name}: {error}")
             except TryAgainError as error:
+                if isinstance(error, NotAnsweredError) and error.harmless:
+                    tried.append(f"{name}: {error}")
+                    continue
                 if (pod := self.settle(launch)) is None:
                     self.end(launch, "infra_lost", f"whether a machine was made could not be settled: {error}")
                 return pod
         return None
 
     def wait_for_capacity(self, launch: Launch) -> None:
-        """A pause in which others see that this launcher is at it."""
+        """A pause, cut short where someone gives the launch up."""
         until = time.monotonic() + self.settings.watch.capacity_poll_s
-        while time.monotonic() < until:
-            self.say_waiting(launch)
-            time.sleep(min(self.settings.watch.settle_s / 4, self.settings.watch.capacity_poll_s))
+        while time.monotonic() < until and not self.given_up(launch):
+            time.sleep(min(self.settings.watch.poll_s, self.settings.watch.capacity_poll_s))
 
     def settle(self, launch: Launch) -> Pod | None:
         """After an answer that never came: the machine, if it turns up in the provider's list in time."""
@@ -269,18 +307,18 @@ class Remote:
         log = RunLog(self.store, self.run_id, launch.attempt, LiveLines(self.pods, rented.pod_id))
         try:
             with tail.Bar(self.console, self.store, self.run_id, launch.attempt) as bar:
-                while not self.show_news(watch, log):
-                    bar.update()
+                while not self.show_news(watch, log, bar):
                     time.sleep(self.settings.watch.poll_s)
         finally:
             log.close()
 
-    def show_news(self, watch: "Watch", log: RunLog) -> bool:
+    def show_news(self, watch: "Watch", log: RunLog, bar: tail.Bar) -> bool:
         """Print what is new in the log; whether the attempt is over. A store that does not answer is asked again."""
         try:
             over = watch.over()
             for line in log.lines():
                 tail.show(self.console, line)
+            bar.update()
             return over
         except TryAgainError as error:
             self.say(f"no answer, trying again: {error}")
@@ -293,25 +331,44 @@ class Remote:
         launches = all_launches(self.store, self.run_id)
         over = self.committed()
         ended = {one.pod_name for one in launches if over or one.n < len(launches) or self.final_state(one) is not None}
-        for pod in self.pods.list():
+        for pod in self.all_pods():
             if pod.name in ended and pod.status is not PodStatus.GONE:
                 self.end_pod(pod.id)
+
+    def all_pods(self) -> list[Pod]:
+        """The provider's list, asked for until it comes: what is not seen is not ended."""
+        until = time.monotonic() + self.settings.watch.settle_s
+        while True:
+            try:
+                return self.pods.list()
+            except (LaunchError, TryAgainError) as error:
+                if time.monotonic() >= until:
+                    raise
+                self.say(f"the provider does not show its machines, trying again: {error}")
+            time.sleep(self.settings.watch.poll_s)
 
     def end_pod(self, pod_id: str, *, at_once: bool = False) -> None:
         """Let a machine end itself for a while, then end it. Raises TryAgainError if it is there all the same."""
         watch = self.settings.watch
         grace = time.monotonic() + (0.0 if at_once else watch.grace_s)
         patience = grace + watch.settle_s
-        while True:
-            with contextlib.suppress(TryAgainError):
-                pod = self.pods.get(pod_id)
-                if pod is None or pod.status is PodStatus.GONE:
-                    return
-                if time.monotonic() >= grace or pod.status is not PodStatus.RUNNING:
-                    self.pods.terminate(pod_id)
+        while (status := self.pod_status(pod_id)) is not PodStatus.GONE:
             if time.monotonic() >= patience:
-                raise TryAgainError(f"pod {pod_id} could not be ended: run `launch.py reap`, or end it by hand")
+                raise TryAgainError(
+                    f"pod {pod_id} could not be ended, it is {status}: run `launch.py reap`, or end it by hand"
+                )
+            if time.monotonic() >= grace or status not in (PodStatus.RUNNING, PodStatus.UNKNOWN):
+                with contextlib.suppress(LaunchError, TryAgainError):
+                    self.pods.terminate(pod_id)
             time.sleep(min(watch.poll_s, watch.grace_s))
+
+    def pod_status(self, pod_id: str) -> PodStatus:
+        """Where a machine is; UNKNOWN where the provider does not say, or in no word that we know."""
+        try:
+            pod = self.pods.get(pod_id)
+        except (LaunchError, TryAgainError):
+            return PodStatus.UNKNOWN
+        return PodStatus.GONE if pod is None else pod.status
 
     def end(self, launch: Launch, state: str, reason: str, exit_code: int | None = None) -> str:
         return end_attempt(self.store, self.run_id, launch.attempt, state, reason, exit_code)
@@ -321,9 +378,12 @@ class Remote:
         launch = newest_launch(self.store, self.run_id)
         if launch is None:
             raise ArtifactError(f"run {self.run_id} was never launched on a rented machine ({self.store.url})")
-        if (state := self.final_state(launch)) is None:
+        state = self.final_state(launch)
+        if state != "committed":
             self.store.put(launch.key(CANCEL), canonical_json({"time": now_text()}))
-            until = time.monotonic() + self.settings.watch.grace_s
+        if state is None:
+            at_work = read_rented(self.store, launch) is not None
+            until = time.monotonic() + (self.settings.watch.grace_s if at_work else 0.0)
             while (state := self.final_state(launch)) is None and time.monotonic() < until:
                 time.sleep(self.settings.watch.poll_s)
         state = state or self.end(launch, "cancelled", "asked for", errors.EXIT_CANCELLED)
@@ -346,13 +406,6 @@ class Remote:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def say_waiting(self, launch: Launch) -> None:
-        """Tell others that this launcher is at it."""
-        status = read_json_or_none(self.store, launch.key(STATUS)) or {}
-        if status.get("state") not in (*FINAL_STATES, "running"):
-            beat = {"state": WAITING, "time": now_text(), "beat": time.time(), "reason": "looking for a machine"}
-            self.store.put(launch.key(STATUS), canonical_json(beat))
 
     def report_committed(self) -> int:
         manifest = require_manifest(self.store, self.run_id)
@@ -404,8 +457,8 @@ class Watch:
         self._pod_asked = time.monotonic()
         try:
             pod = self._remote.pods.get(self._rented.pod_id)
-        except TryAgainError as error:
-            self._remote.say(f"the provider does not answer: {error}")
+        except (LaunchError, TryAgainError) as error:  # the job goes on without us, and the store tells how it ends
+            self._remote.say(f"the provider does not say how the machine is: {error}")
             return None
         if pod is None or pod.status in (PodStatus.GONE, PodStatus.STOPPED, PodStatus.FAILED):
             word = "gone" if pod is None else pod.provider_status

@@ -108,6 +108,7 @@ def _rented(settings: Settings, store: Store, order: Order) -> Callable[[], int]
     console = Console(stderr=True)
     console.print(plans.plan_table(plan))
     console.print(plans.plan_text(plan), highlight=False, soft_wrap=True)
+    plans.require_affordable(order.machine, plan.choices)
     if order.dry_run:
         _print_json({"run": order.run_id, "request": plans.shown_request(body), "spec.json": dict(order.document)})
     elif not order.yes:

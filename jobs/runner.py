@@ -68,7 +68,7 @@ if __name__ == "__main__":
     exit_code = main()
     if rented:
         print(f"supervisor: the job ended with exit code {exit_code}; ending this machine", flush=True)
-        end_machine()
-        while True:  # the end comes from outside; to exit would start the container again
+        while True:  # to exit would start the container again; it is asked for again should it not have been true
+            end_machine()
             time.sleep(60)
     sys.exit(exit_code)

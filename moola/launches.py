@@ -25,6 +25,7 @@ from moola.protocol import (
 from moola.store import Store
 
 POD = "pod.json"
+RENTING = "renting.json"  # of a launch: it changes for as long as a launcher looks for a machine
 NAME_PREFIX = "moola-"  # of every machine of ours
 NAME = re.compile(NAME_PREFIX + r"(?P<run>.+)-a(?P<n>\d+)-[0-9a-f]{4}")
 

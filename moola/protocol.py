@@ -4,7 +4,7 @@ inputs/<sha256>/<name>                          content-addressed, uploaded once
 runs/<run_id>/spec.json                         the resolved spec, write-once
 runs/<run_id>/launches/<n>.json                 write-once: who may rent a machine (moola.launches)
 runs/<run_id>/attempts/<attempt_id>/status.json, heartbeat.json, logs/<n>.jsonl, files/<path>, manifest.json
-                                    cancel.json, boots/<n>.json, pod.json
+                                    cancel.json, renting.json, boots/<n>.json, pod.json
 runs/<run_id>/COMMIT.json                       {attempt, manifest, manifest_sha256}, written last
 """
 
