@@ -10,13 +10,12 @@ from datetime import datetime
 from rich.table import Table
 
 from deploy.pods import Pod, PodApi
-from deploy.remote import Remote, owners
+from deploy.remote import Remote, last_sign, owners
 from deploy.settings import Settings, WatchConfig
 from deploy.tail import clock_text
 from moola import errors
 from moola.errors import TryAgainError
 from moola.launches import Launch, newest_launch, read_rented
-from moola.protocol import HEARTBEAT, read_json_or_none
 from moola.store import Store
 
 
@@ -72,7 +71,7 @@ def _reason_to_end(
     now = time.time()
     if now > _deadline(remote, launch, pod) + watch.grace_s:
         return "timed_out", "past its deadline", errors.EXIT_TIME_LIMIT
-    beat = read_json_or_none(remote.store, launch.key(HEARTBEAT))
+    beat = last_sign(remote.store, launch)
     if beat is not None:
         quiet = now - datetime.fromisoformat(beat["time"]).timestamp()
         return ("stalled", f"no heartbeat for {quiet:.0f} s", None) if quiet > watch.stalled_after_s else None

@@ -481,7 +481,7 @@ class Watch:
     def _silent(self) -> tuple[str, str, int | None] | None:
         """By how the heartbeat changes, not by its time: the machine's clock may be another."""
         store, launch, now = self._remote.store, self._launch, time.monotonic()
-        beat = read_json_or_none(store, launch.key(HEARTBEAT))
+        beat = last_sign(store, launch)
         if beat is not None and beat != self._beat:
             self._beat, self._beat_changed = beat, now
         quiet = now - self._beat_changed
@@ -491,6 +491,15 @@ class Watch:
             limit = self._settings.start_timeout_s
             return "infra_lost", f"the job did not start within {limit:.0f} s: is the image's download stuck?", None
         return None
+
+
+def last_sign(store: Store, launch: Launch) -> dict[str, Any] | None:
+    """The last sign of life of an attempt's job, with its "time": its heartbeat, before the first one the status."""
+    beat = read_json_or_none(store, launch.key(HEARTBEAT))
+    if beat is not None:
+        return beat
+    status = read_json_or_none(store, launch.key(STATUS)) or {}
+    return status if status.get("state") == "running" else None
 
 
 def check_files(store: Store, items: list[dict[str, object]]) -> None:

@@ -45,7 +45,7 @@ def rented(run: Rented, name: str, *, lasts_s: float = 3600.0) -> Pod:
 
 
 def beat(run: Rented, launch: Launch, time_text: str | None = None) -> None:
-    run.store.put(launch.key(STATUS), canonical_json({"state": "running"}))
+    run.store.put(launch.key(STATUS), canonical_json({"state": "running", "time": time_text or now_text()}))
     run.store.put(launch.key(HEARTBEAT), canonical_json({"time": time_text or now_text()}))
 
 
@@ -118,10 +118,14 @@ def test_a_machine_past_its_deadline_is_ended(run: Rented) -> None:
     check_ended(run, reaped(run, grace_s=1.0), "past its deadline", "timed_out")
 
 
-def test_a_silent_machine_is_ended(run: Rented) -> None:
+@pytest.mark.parametrize("beaten", [True, False])
+def test_a_silent_machine_is_ended(run: Rented, beaten: bool) -> None:
+    """Also one that fell silent between its status and its first heartbeat."""
     launch = claimed(run)
     rented(run, launch.pod_name)
     beat(run, launch, "2026-11-22T23:15:00.000+00:00")
+    if not beaten:
+        run.store.delete(launch.key(HEARTBEAT))
     check_ended(run, reaped(run), "no heartbeat for", "stalled")
 
 

@@ -401,3 +401,13 @@ def test_cancel_ends_the_run_and_its_machine(fake: FakeRunpod, s3_url: str, tmp_
     assert codes == [130]
     run.check_nothing_is_left()
     assert run.states() == ["cancelled"]
+
+
+def test_a_run_cancelled_while_its_attempt_was_ending_is_not_tried_again(run: Rented) -> None:
+    lost = claim(run.store, run.run_id, 1, JOB, IMAGE, machine_json(machine_config()))
+    assert lost
+    end_attempt(run.store, run.run_id, lost.attempt, "infra_lost", "by hand")
+    assert run.remote().cancel() == "infra_lost"
+    assert run.remote().see_through() == 1
+    assert run.states() == ["infra_lost"]
+    assert run.pods() == []
