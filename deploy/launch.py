@@ -307,7 +307,10 @@ def cancel(run: RunArgument, store: StoreOption = None) -> None:
 
 @app.command()
 def reap(store: StoreOption = None) -> None:
-    """End machines that have no business. Those of ours that are done, late, silent or given up; for cron."""
+    """End machines that have no business. Those of ours that are done, late, silent or given up; for cron.
+
+    Exit 75 if one could not be ended.
+    """
     from rich.console import Console
 
     from deploy.reap import reap as reap_all
@@ -318,6 +321,8 @@ def reap(store: StoreOption = None) -> None:
     verdicts = reap_all(settings, _store(settings), open_pods(settings.pods))
     Console().print(verdict_table(verdicts))
     typer.echo(f"{len(verdicts)} machines found, {sum(one.ended for one in verdicts)} ended")
+    if any(one.failed for one in verdicts):
+        raise typer.Exit(75)
 
 
 @app.command()

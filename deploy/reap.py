@@ -4,18 +4,20 @@ Only a machine whose name one of this store's launches has is touched; everythin
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from rich.table import Table
 
-from deploy.pods import Pod, PodApi
-from deploy.remote import Remote, last_sign, owners
+from deploy.pods import Pod, PodApi, PodStatus
+from deploy.remote import Remote
 from deploy.settings import Settings, WatchConfig
 from deploy.tail import clock_text
+from deploy.watch import last_sign
 from moola import errors
 from moola.errors import TryAgainError
-from moola.launches import Launch, newest_launch, read_rented
+from moola.launches import Launch, newest_launch, read_rented, run_of_pod_name
 from moola.store import Store
 
 
@@ -27,6 +29,7 @@ class Verdict:
     run_id: str
     ended: bool
     why: str
+    failed: bool = False  # it should have been ended and is still there
 
 
 def reap(settings: Settings, store: Store, pods: PodApi) -> list[Verdict]:
@@ -48,7 +51,7 @@ def reap(settings: Settings, store: Store, pods: PodApi) -> list[Verdict]:
         try:
             remote.end_pod(pod.id, at_once=True)
         except TryAgainError as error:  # the others have their turn all the same
-            verdicts.append(Verdict(pod, launch.run_id, False, f"{why}; {error}"))
+            verdicts.append(Verdict(pod, launch.run_id, False, f"{why}; {error}", failed=True))
         else:
             verdicts.append(Verdict(pod, launch.run_id, True, why))
     return verdicts
@@ -86,10 +89,27 @@ def _deadline(remote: Remote, launch: Launch, pod: Pod) -> float:
     return rented.deadline
 
 
+def owners(store: Store, pods: PodApi) -> Iterator[tuple[Pod, Launch | None]]:
+    """Each machine with a name like ours, and its launch in this store; None for another bucket's."""
+    for pod in pods.list():
+        found = run_of_pod_name(pod.name)
+        if found is None or pod.status is PodStatus.GONE:
+            continue
+        launch = Launch.read(store, *found)
+        yield pod, launch if launch is not None and launch.pod_name == pod.name else None
+
+
 def verdict_table(verdicts: list[Verdict]) -> Table:
     """For people and cron mails."""
     table = Table("pod", "name", "run", "USD/h", "", "")
     for one in verdicts:
         price = f"{one.pod.price_per_hour:.3f}"
-        table.add_row(one.pod.id, one.pod.name, one.run_id or "-", price, "ended" if one.ended else "left", one.why)
+        table.add_row(
+            one.pod.id,
+            one.pod.name,
+            one.run_id or "-",
+            price,
+            "ended" if one.ended else "NOT ENDED" if one.failed else "left",
+            one.why,
+        )
     return table

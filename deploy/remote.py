@@ -20,6 +20,7 @@ from deploy.follow import LiveLines, RunLog
 from deploy.patience import NotAnsweredError
 from deploy.pods import Pod, PodApi, PodStatus
 from deploy.settings import Settings
+from deploy.watch import Watch
 from moola import errors
 from moola.errors import ArtifactError, LaunchError, MoolaError, NoCapacityError, TryAgainError
 from moola.launches import (
@@ -32,13 +33,11 @@ from moola.launches import (
     newest_launch,
     read_rented,
     record_rented,
-    run_of_pod_name,
 )
 from moola.protocol import (
     CANCEL,
     COMMIT,
     FINAL_STATES,
-    HEARTBEAT,
     STATUS,
     canonical_json,
     now_text,
@@ -81,9 +80,13 @@ class Remote:
         try:
             return work()
         except KeyboardInterrupt:
-            command = "python deploy/launch.py"
+            command, launch = "python deploy/launch.py", newest_launch(self.store, self.run_id)
+            goes_on = launch is not None and read_rented(self.store, launch) is not None
+            what = (
+                "goes on, and ends its machine by itself" if goes_on else "has no machine yet, and nobody looks for one"
+            )
             self.say(
-                f"\nno longer watching; {self.run_id} goes on, and ends its machine by itself.\n"
+                f"\nno longer watching; {self.run_id} {what}.\n"
                 f"  to watch again:  {command} attach {self.run_id}\n  to stop it:      {command} cancel {self.run_id}"
             )
             return errors.EXIT_CANCELLED
@@ -312,7 +315,7 @@ class Remote:
         finally:
             log.close()
 
-    def show_news(self, watch: "Watch", log: RunLog, bar: tail.Bar) -> bool:
+    def show_news(self, watch: Watch, log: RunLog, bar: tail.Bar) -> bool:
         """Print what is new in the log; whether the attempt is over. A store that does not answer is asked again."""
         try:
             over = watch.over()
@@ -420,88 +423,6 @@ class Remote:
         return int(status.get("exit_code") or errors.MoolaError.exit_code)
 
 
-class Watch:
-    """Tells when an attempt on a machine is over, and gives it a final state where it cannot speak for itself."""
-
-    def __init__(self, remote: Remote, launch: Launch, rented: Rented) -> None:
-        self._remote, self._launch, self._rented = remote, launch, rented
-        self._settings = remote.settings.watch
-        self._pod_asked = float("-inf")
-        self._beat: object = None
-        self._beat_changed = time.monotonic()
-        self._uptime = 0.0
-        self._checks: tuple[Callable[[], tuple[str, str, int | None] | None], ...] = (
-            self._machine_gone,
-            self._late,
-            self._silent,
-        )
-
-    def over(self) -> bool:
-        """Has the attempt a final state, or has it been given one now?"""
-        remote, launch = self._remote, self._launch
-        if remote.final_state(launch) is not None:
-            return True
-        for check in self._checks:
-            found = check()
-            if found is not None:
-                state, reason, exit_code = found
-                if state == "infra_lost":  # its last word may still be on its way
-                    time.sleep(self._settings.poll_s)
-                remote.end(launch, state, reason, exit_code)
-                return True
-        return False
-
-    def _machine_gone(self) -> tuple[str, str, int | None] | None:
-        if time.monotonic() - self._pod_asked < self._settings.pod_poll_s:
-            return None
-        self._pod_asked = time.monotonic()
-        try:
-            pod = self._remote.pods.get(self._rented.pod_id)
-        except (LaunchError, TryAgainError) as error:  # the job goes on without us, and the store tells how it ends
-            self._remote.say(f"the provider does not say how the machine is: {error}")
-            return None
-        if pod is None or pod.status in (PodStatus.GONE, PodStatus.STOPPED, PodStatus.FAILED):
-            word = "gone" if pod is None else pod.provider_status
-            return "infra_lost", f"the machine is {word} and the job left no final status", None
-        if pod.uptime_s is not None:
-            if pod.uptime_s < self._uptime - 1:
-                return "crash_loop", f"the container was started again after {self._uptime:.0f} s", None
-            self._uptime = pod.uptime_s
-        return None
-
-    def _late(self) -> tuple[str, str, int | None] | None:
-        if time.time() < self._rented.deadline + self._settings.grace_s:
-            return None
-        return (
-            "timed_out",
-            "max_runtime or max_spend was reached, and the job did not stop by itself",
-            (errors.EXIT_TIME_LIMIT),
-        )
-
-    def _silent(self) -> tuple[str, str, int | None] | None:
-        """By how the heartbeat changes, not by its time: the machine's clock may be another."""
-        store, launch, now = self._remote.store, self._launch, time.monotonic()
-        beat = last_sign(store, launch)
-        if beat is not None and beat != self._beat:
-            self._beat, self._beat_changed = beat, now
-        quiet = now - self._beat_changed
-        if self._beat is not None and quiet > self._settings.stalled_after_s:
-            return "stalled", f"no heartbeat for {quiet:.0f} s", None
-        if self._beat is None and time.time() - self._rented.created > self._settings.start_timeout_s:
-            limit = self._settings.start_timeout_s
-            return "infra_lost", f"the job did not start within {limit:.0f} s: is the image's download stuck?", None
-        return None
-
-
-def last_sign(store: Store, launch: Launch) -> dict[str, Any] | None:
-    """The last sign of life of an attempt's job, with its "time": its heartbeat, before the first one the status."""
-    beat = read_json_or_none(store, launch.key(HEARTBEAT))
-    if beat is not None:
-        return beat
-    status = read_json_or_none(store, launch.key(STATUS)) or {}
-    return status if status.get("state") == "running" else None
-
-
 def check_files(store: Store, items: list[dict[str, object]]) -> None:
     """Every file of a manifest is there in its full length. Raises ArtifactError. `pull` and `verify` check digests."""
     for item in items:
@@ -511,13 +432,3 @@ def check_files(store: Store, items: list[dict[str, object]]) -> None:
             raise ArtifactError(
                 f"{item['path']} must have {item['size']} B in the store, it is {found} ({item['key']})"
             )
-
-
-def owners(store: Store, pods: PodApi) -> Iterator[tuple[Pod, Launch | None]]:
-    """Each machine with a name like ours, and its launch in this store; None for another bucket's."""
-    for pod in pods.list():
-        found = run_of_pod_name(pod.name)
-        if found is None or pod.status is PodStatus.GONE:
-            continue
-        launch = Launch.read(store, *found)
-        yield pod, launch if launch is not None and launch.pod_name == pod.name else None

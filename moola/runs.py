@@ -359,8 +359,13 @@ def end_attempt(
     record = {"schema": 1, "run_id": run_id, "attempt_id": attempt_id, "created": now_text()}
     record |= {"state": state, "exit_code": exit_code, "reason": reason, "files": [], "derived": []}
     record |= {"logs": _chunks_in_store(store, run_id, attempt_id), "provenance": rental(store, run_id, attempt_id)}
-    with contextlib.suppress(ConflictError):  # it did leave a manifest
-        store.put_once(attempt_key(run_id, attempt_id, MANIFEST), canonical_json(record))
+    manifest = attempt_key(run_id, attempt_id, MANIFEST)
+    try:
+        store.put_once(manifest, canonical_json(record))
+    except ConflictError:  # it did leave one: what it says of its end stands, unless it was to commit and did not
+        said = read_json(store, manifest)
+        if said["state"] != "committed":
+            state, reason, exit_code = said["state"], said["reason"], said["exit_code"]
     ending = {"state": state, "exit_code": exit_code, "reason": reason, "time": now_text()}
     store.put(key, canonical_json({**status, **ending}))
     return state

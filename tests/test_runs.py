@@ -191,6 +191,18 @@ def test_an_attempt_that_ended_keeps_its_state(store: Store, run_id: str, tmp_pa
     assert run_state(store, run_id)["state"] == "committed"
 
 
+def test_an_attempt_that_failed_but_died_before_its_status_keeps_its_reason(
+    store: Store, run_id: str, tmp_path: Path
+) -> None:
+    """Exit 3 must not turn into a loss that is retried."""
+    with pytest.raises(DataError), Attempt(store, run_id, work=tmp_path) as attempt:
+        raise DataError("prices must be > 0")
+    store.put(attempt_key(run_id, attempt.attempt_id, "status.json"), canonical_json({"state": "running"}))
+    assert end_attempt(store, run_id, attempt.attempt_id, "infra_lost", "gone") == "failed"
+    status = run_state(store, run_id)["status"]
+    assert (status["exit_code"], status["reason"]) == (3, "prices must be > 0")
+
+
 def test_an_attempt_killed_between_commit_and_status_is_committed(store: Store, run_id: str, tmp_path: Path) -> None:
     with Attempt(store, run_id, work=tmp_path) as attempt:
         pass
