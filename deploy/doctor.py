@@ -8,8 +8,8 @@ from rich.table import Table
 
 from deploy import docker
 from deploy.plan import NEEDED_ENV, TERMINATE_KEY
+from deploy.providers import open_pods
 from deploy.registry import with_digest
-from deploy.runpod import open_pods
 from deploy.settings import Settings
 from moola.errors import DataError, MoolaError
 from moola.specs import JOBS

@@ -313,9 +313,9 @@ def reap(store: StoreOption = None) -> None:
     """
     from rich.console import Console
 
+    from deploy.providers import open_pods
     from deploy.reap import reap as reap_all
     from deploy.reap import verdict_table
-    from deploy.runpod import open_pods
 
     settings = _settings(store)
     verdicts = reap_all(settings, _store(settings), open_pods(settings.pods))
@@ -424,8 +424,8 @@ def _settings(
 
 def _remote(run: str, store: str | None) -> "Remote":
     """A run's rented machines, from nothing but its id, the store and the provider's key."""
+    from deploy.providers import open_pods
     from deploy.remote import Remote
-    from deploy.runpod import open_pods
     from moola.runs import find_run
 
     settings = _settings(store)
@@ -444,7 +444,7 @@ def _run_log(settings: "Settings", store: "Store", run_id: str, attempt_id: str,
     rented = read_rented(store, launch) if launch is not None and launch.attempt == attempt_id else None
     if rented is None:
         return RunLog(store, run_id, attempt_id)
-    from deploy.runpod import open_pods
+    from deploy.providers import open_pods
 
     return RunLog(store, run_id, attempt_id, LiveLines(open_pods(settings.pods), rented.pod_id))
 

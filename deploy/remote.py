@@ -306,19 +306,19 @@ class Remote:
 
     def follow(self, launch: Launch, rented: Rented) -> None:
         """Show the log until the attempt has a final state, which is given to it if it cannot say so itself."""
-        watch = Watch(self, launch, rented)
+        watch = Watch(self.settings.watch, self.store, self.pods, launch, rented)
         log = RunLog(self.store, self.run_id, launch.attempt, LiveLines(self.pods, rented.pod_id))
         try:
             with tail.Bar(self.console, self.store, self.run_id, launch.attempt) as bar:
-                while not self.show_news(watch, log, bar):
+                while not self.show_news(launch, watch, log, bar):
                     time.sleep(self.settings.watch.poll_s)
         finally:
             log.close()
 
-    def show_news(self, watch: Watch, log: RunLog, bar: tail.Bar) -> bool:
+    def show_news(self, launch: Launch, watch: Watch, log: RunLog, bar: tail.Bar) -> bool:
         """Print what is new in the log; whether the attempt is over. A store that does not answer is asked again."""
         try:
-            over = watch.over()
+            over = self.is_over(launch, watch)
             for line in log.lines():
                 tail.show(self.console, line)
             bar.update()
@@ -326,6 +326,22 @@ class Remote:
         except TryAgainError as error:
             self.say(f"no answer, trying again: {error}")
             return False
+
+    def is_over(self, launch: Launch, watch: Watch) -> bool:
+        """Has the attempt a final state, or has it been given one now, since it cannot say so itself?"""
+        if self.final_state(launch) is not None:
+            return True
+        try:
+            found = watch.ending()
+        except (LaunchError, TryAgainError) as error:  # the job goes on without us, and the store tells how it ends
+            self.say(f"no answer, trying again: {error}")
+            return False
+        if found is None:
+            return False
+        if found[0] == "infra_lost":  # its last word may still be on its way
+            time.sleep(self.settings.watch.poll_s)
+        self.end(launch, *found)
+        return True
 
     # -- the end --
 

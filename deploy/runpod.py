@@ -290,14 +290,3 @@ def _end_over_graphql(base_url: str, key: str, pod_id: str) -> None:
     gone = any("pod not found" in message for message in errors)
     if not gone and (errors or "podTerminate" not in (shown.get("data") or {})):
         raise LaunchError(f"RunPod: {what}: {'; '.join(errors) or 'no such key in the answer'}")
-
-
-def open_pods(backend: str, key: str | None = None) -> PodApi:
-    """RunPod by REST v2 ("rest") or by the `runpod` package ("sdk"). AuthError comes with the first call."""
-    if backend == "rest":
-        return RestPods(key)
-    if backend == "sdk":
-        from deploy.runpod_sdk import SdkPods  # the package takes seconds to import
-
-        return SdkPods(key)
-    raise LaunchError(f"unknown backend for RunPod: {backend!r}; there are rest and sdk")

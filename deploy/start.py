@@ -89,9 +89,9 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
 def _rented(settings: Settings, store: Store, order: Order) -> Callable[[], int]:
     """Show the plan and ask; nothing has been sent or paid for until then."""
     from deploy import plan as plans
+    from deploy.providers import open_pods
     from deploy.registry import with_digest
     from deploy.remote import Remote
-    from deploy.runpod import open_pods
 
     pods = open_pods(settings.pods)
     image = with_digest(settings.image(order.job), order.job)

@@ -2,61 +2,52 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deploy.pods import PodStatus
+from deploy.pods import PodApi, PodStatus
+from deploy.settings import WatchConfig
 from moola import errors
-from moola.errors import LaunchError, TryAgainError
+from moola.errors import LaunchError, MoolaError, TryAgainError
 from moola.launches import Launch, Rented
 from moola.protocol import HEARTBEAT, STATUS, read_json_or_none
 from moola.store import Store
-
-if TYPE_CHECKING:
-    from deploy.remote import Remote
 
 Ending = tuple[str, str, int | None]  # final state, reason, exit code
 
 
 class Watch:
-    """Tells when an attempt on a machine is over, and gives it a final state where it cannot speak for itself."""
+    """Looks at an attempt on a machine from outside."""
 
-    def __init__(self, remote: "Remote", launch: Launch, rented: Rented) -> None:
-        self._remote, self._launch, self._rented = remote, launch, rented
-        self._settings = remote.settings.watch
+    def __init__(self, config: WatchConfig, store: Store, pods: PodApi, launch: Launch, rented: Rented) -> None:
+        self._config, self._store, self._pods, self._launch, self._rented = config, store, pods, launch, rented
         self._pod_asked = float("-inf")
         self._beat: object = None
         self._beat_changed = time.monotonic()
         self._uptime = 0.0
-        self._checks: tuple[Callable[[], Ending | None], ...] = (
-            self._machine_gone,
-            self._late,
-            self._silent,
-        )
+        self._checks: tuple[Callable[[], Ending | None], ...] = (self._machine_gone, self._late, self._silent)
 
-    def over(self) -> bool:
-        """Has the attempt a final state, or has it been given one now?"""
-        remote, launch = self._remote, self._launch
-        if remote.final_state(launch) is not None:
-            return True
+    def ending(self) -> Ending | None:
+        """What the attempt has to be ended with, as far as can be seen from outside; None while it is at work.
+
+        Raises LaunchError or TryAgainError where the provider or the store does not answer, and no other check found
+        anything.
+        """
+        problem: MoolaError | None = None
         for check in self._checks:
-            found = check()
-            if found is not None:
-                state, reason, exit_code = found
-                if state == "infra_lost":  # its last word may still be on its way
-                    time.sleep(self._settings.poll_s)
-                remote.end(launch, state, reason, exit_code)
-                return True
-        return False
+            try:
+                if (found := check()) is not None:
+                    return found
+            except (LaunchError, TryAgainError) as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return None
 
     def _machine_gone(self) -> Ending | None:
-        if time.monotonic() - self._pod_asked < self._settings.pod_poll_s:
+        if time.monotonic() - self._pod_asked < self._config.pod_poll_s:
             return None
         self._pod_asked = time.monotonic()
-        try:
-            pod = self._remote.pods.get(self._rented.pod_id)
-        except (LaunchError, TryAgainError) as error:  # the job goes on without us, and the store tells how it ends
-            self._remote.say(f"the provider does not say how the machine is: {error}")
-            return None
+        pod = self._pods.get(self._rented.pod_id)
         if pod is None or pod.status in (PodStatus.GONE, PodStatus.STOPPED, PodStatus.FAILED):
             word = "gone" if pod is None else pod.provider_status
             return "infra_lost", f"the machine is {word} and the job left no final status", None
@@ -67,7 +58,7 @@ class Watch:
         return None
 
     def _late(self) -> Ending | None:
-        if time.time() < self._rented.deadline + self._settings.grace_s:
+        if time.time() < self._rented.deadline + self._config.grace_s:
             return None
         return (
             "timed_out",
@@ -77,15 +68,15 @@ class Watch:
 
     def _silent(self) -> Ending | None:
         """By how the heartbeat changes, not by its time: the machine's clock may be another."""
-        store, launch, now = self._remote.store, self._launch, time.monotonic()
-        beat = last_sign(store, launch)
+        now = time.monotonic()
+        beat = last_sign(self._store, self._launch)
         if beat is not None and beat != self._beat:
             self._beat, self._beat_changed = beat, now
         quiet = now - self._beat_changed
-        if self._beat is not None and quiet > self._settings.stalled_after_s:
+        if self._beat is not None and quiet > self._config.stalled_after_s:
             return "stalled", f"no heartbeat for {quiet:.0f} s", None
-        if self._beat is None and time.time() - self._rented.created > self._settings.start_timeout_s:
-            limit = self._settings.start_timeout_s
+        if self._beat is None and time.time() - self._rented.created > self._config.start_timeout_s:
+            limit = self._config.start_timeout_s
             return "infra_lost", f"the job did not start within {limit:.0f} s: is the image's download stuck?", None
         return None
 

@@ -364,7 +364,7 @@ def end_attempt(
         store.put_once(manifest, canonical_json(record))
     except ConflictError:  # it did leave one: what it says of its end stands, unless it was to commit and did not
         said = read_json(store, manifest)
-        if said["state"] != "committed":
+        if state != "committed" and said["state"] != "committed":
             state, reason, exit_code = said["state"], said["reason"], said["exit_code"]
     ending = {"state": state, "exit_code": exit_code, "reason": reason, "time": now_text()}
     store.put(key, canonical_json({**status, **ending}))

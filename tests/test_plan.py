@@ -18,7 +18,7 @@ from deploy.plan import (
     shown_request,
 )
 from deploy.pods import Candidate, Offer, PodRequest
-from deploy.runpod import open_pods
+from deploy.providers import open_pods
 from deploy.settings import Settings
 from moola.errors import DataError, LaunchError
 from moola.launches import Launch

@@ -16,7 +16,8 @@ import pytest
 
 from deploy import patience
 from deploy.pods import Candidate, LogLine, PodApi, PodRequest, PodStatus
-from deploy.runpod import RestPods, open_pods, terminate_self
+from deploy.providers import open_pods
+from deploy.runpod import RestPods, terminate_self
 from deploy.runpod_answers import NO_CAPACITY, lines_of
 from moola import __version__
 from moola.errors import AuthError, LaunchError, MoolaError, NoCapacityError, TryAgainError
