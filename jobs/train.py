@@ -119,4 +119,11 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # All is written. Threads of torch's process group have been seen to abort an interpreter that takes itself
+        # apart, and one that aborts ends the others.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -88,6 +88,7 @@ def process_group(device: str) -> Iterator[None]:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
         dist.init_process_group("gloo")
     yield  # after an error the group is left as it is: to take it down would wait for the others
+    dist.barrier()  # none takes it down while another still waits for an answer
     dist.destroy_process_group()
 
 

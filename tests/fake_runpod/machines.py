@@ -26,7 +26,7 @@ class Machine:
 
 
 def _gpu(type_id: str, name: str, memory: int, **price: float) -> Machine:
-    return Machine(type_id, name, "gpu", memory, price, cuda=("12.4", "12.8"))
+    return Machine(type_id, name, "gpu", memory, price, cuda=("12.8", "13.0"))
 
 
 def default_machines() -> dict[str, Machine]:
