@@ -100,7 +100,11 @@ class Remote:
             launch = newest_launch(self.store, self.run_id)
             if launch is None:
                 raise ArtifactError(f"run {self.run_id} was never launched on a rented machine ({self.store.url})")
-            state = self.final_state(launch) or self.run_launch(launch)
+            state = self.final_state(launch)
+            if state is None:
+                state = self.run_launch(launch)
+            else:  # it was over before this launcher came
+                self.show_log(launch)
             self.end_pods()
             if self.committed():
                 return self.report_committed()
@@ -326,6 +330,11 @@ class Remote:
         except TryAgainError as error:
             self.say(f"no answer, trying again: {error}")
             return False
+
+    def show_log(self, launch: Launch) -> None:
+        """Print the stored log of an attempt that has ended."""
+        for line in RunLog(self.store, self.run_id, launch.attempt).lines():
+            tail.show(self.console, line)
 
     def is_over(self, launch: Launch, watch: Watch) -> bool:
         """Has the attempt a final state, or has it been given one now, since it cannot say so itself?"""
