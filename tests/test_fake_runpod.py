@@ -284,7 +284,7 @@ def test_a_key_has_a_quota_that_comes_back() -> None:
         ({"gpu": {"id": A5000}}, 400, NO_INSTANCES),
         ({"gpu": {"id": "NVIDIA unheard of", "count": 1}}, 400, NO_INSTANCES),
         ({"gpu": {"id": A5000, "count": 9}}, 400, NO_INSTANCES),
-        ({"gpu": {"id": A5000, "count": 1, "minCudaVersion": "12.9"}}, 400, NO_INSTANCES),
+        ({"gpu": {"id": A5000, "count": 1, "minCudaVersion": "13.1"}}, 400, NO_INSTANCES),
         ({"gpu": {"id": "NVIDIA L4", "count": 1}, "cloud": "COMMUNITY"}, 400, NO_INSTANCES),
         ({"disk": 19}, 400, NO_INSTANCES),
         ({"dataCenterIds": ["XX-1"]}, 400, NO_INSTANCES),
