@@ -77,11 +77,11 @@ def work_on(attempt: Attempt, document: dict[str, Any]) -> None:
 
 def start_several() -> int | None:
     """Where the run is to be trained by several processes: start them -> their exit code; None where by one."""
-    from moola.train import how_many_processes
-    from moola.training.processes import start_processes
-
     try:
-        store, work = job_store()
+        store, work = job_store()  # before torch and numba are imported: they write where a job may write
+        from moola.train import how_many_processes
+        from moola.training.processes import start_processes
+
         run_id = os.environ["MOOLA_RUN"] = os.environ.get("MOOLA_RUN") or submit_shipped(store, work)
         document = read_spec_document(store, run_id)
         if document["job"] != "train" or read_manifest(store, run_id) is not None:
