@@ -3,6 +3,7 @@
 import io
 import itertools
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -118,7 +119,8 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     metadata = describe(spec, document, bars, rows, valid)
     clock.append(time.perf_counter())
 
-    with ThreadPoolExecutor(1) as beside:  # the windows keep one core busy hashing: the rest is done meanwhile
+    # The windows keep one core busy hashing. The rest is done meanwhile, at low priority (in Linux a thread's own).
+    with ThreadPoolExecutor(1, initializer=os.nice, initargs=(10,)) as beside:
         checked = beside.submit(check, metadata, split_document, rows)
         rest = beside.submit(write_rest, attempt, bars, state, split_document, rows, valid)
         windows = write_windows(attempt, rows, spec.windows)
