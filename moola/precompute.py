@@ -58,9 +58,11 @@ def load_bars(attempt: Attempt, spec: PrecomputeSpec, inputs: dict[str, dict[str
     return read_bars(path)
 
 
-def describe(spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, rows: Any, valid: Any) -> dict[str, Any]:
-    """metadata.json but for the timing and the digest of the windows."""
-    return {
+def describe_checked(
+    spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, split_document: dict[str, Any], rows: Any, valid: Any
+) -> dict[str, Any]:
+    """metadata.json but for the timing and the digest of the windows. Raises ArtifactError if a check fails."""
+    metadata = {
         "moola": document["moola"],
         "source": "bars" if document["inputs"] else "synthetic",
         "inputs": document["inputs"],
@@ -75,6 +77,8 @@ def describe(spec: PrecomputeSpec, document: dict[str, Any], bars: Bars, rows: A
         "density": dict(zip(FEATURE_NAMES, density(rows).tolist(), strict=True)),
         "windows": spec.windows,
     }
+    check(metadata, split_document, rows)
+    return metadata
 
 
 def check(metadata: dict[str, Any], split_document: dict[str, Any], rows: Any) -> None:
@@ -116,15 +120,15 @@ def precompute(attempt: Attempt, document: dict[str, Any]) -> None:
     rows, valid, times = state.extend(bars.frame), valid_rows(bars.flagged), pd.DatetimeIndex(bars.frame.index)
     rule, splits = split_windows(times, spec.splits)
     split_document = splits_document(rule, splits, times)
-    metadata = describe(spec, document, bars, rows, valid)
     clock.append(time.perf_counter())
 
     # The windows keep one core busy hashing. The rest is done meanwhile, at low priority (in Linux a thread's own).
     with ThreadPoolExecutor(1, initializer=os.nice, initargs=(10,)) as beside:
-        checked = beside.submit(check, metadata, split_document, rows)
+        described = beside.submit(describe_checked, spec, document, bars, split_document, rows, valid)
         rest = beside.submit(write_rest, attempt, bars, state, split_document, rows, valid)
         windows = write_windows(attempt, rows, spec.windows)
-        checked.result(), rest.result()
+        metadata = described.result()
+        rest.result()
     metadata["features_11d"] = windows
     clock.append(time.perf_counter())
     laps = [round(b - a, 3) for a, b in itertools.pairwise(clock)]

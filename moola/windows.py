@@ -8,8 +8,9 @@ import hashlib
 import io
 import json
 import os
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -89,18 +90,18 @@ class WindowSource:
 
 
 def source_sha256(source: WindowSource, on_progress: Callable[[int], None] | None = None) -> str:
-    """sha256 of all bytes of `source`: one thread makes them, one hashes them, two 8 MiB buffers in all."""
-    digest, buffers = hashlib.sha256(), [bytearray(8 << 20), bytearray(8 << 20)]
+    """sha256 of all bytes of `source`: one thread makes them, one hashes them, four 4 MiB buffers in all."""
+    size, digest, pending = 4 << 20, hashlib.sha256(), deque[Future[None]]()
+    buffers = [bytearray(size) for _ in range(4)]  # so that the hash never waits for the next
     with ThreadPoolExecutor(1) as hasher:
-        pending = hasher.submit(digest.update, b"")
-        for i, offset in enumerate(range(0, source.size, 8 << 20)):
-            part = memoryview(buffers[i % 2])[: source.size - offset]
+        for i, offset in enumerate(range(0, source.size, size)):
+            if len(pending) == len(buffers):
+                pending.popleft().result()
+            part = memoryview(buffers[i % len(buffers)])[: source.size - offset]
             source.read_into(offset, part)
-            pending.result()
-            pending = hasher.submit(digest.update, part)
+            pending.append(hasher.submit(digest.update, part))
             if on_progress:
                 on_progress(len(part))
-        pending.result()
     return digest.hexdigest()
 
 
