@@ -12,6 +12,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from moola.runs import describe_run, submit
+from moola.store import Store, open_store
 from tests.seaweed import BUCKET, Seaweed, running_seaweed
 
 
@@ -44,3 +46,16 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return (tmp_path / "store").as_uri()
     return str(request.getfixturevalue("s3_url"))
+
+
+@pytest.fixture
+def store(store_url: str) -> Store:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    """A submitted precompute run without an attempt."""
+    run_id, document = describe_run("precompute", {"windows": "stored"}, {})
+    submit(store, run_id, document)
+    return run_id

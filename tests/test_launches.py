@@ -17,22 +17,10 @@ from moola.launches import (
     run_of_pod_name,
 )
 from moola.protocol import canonical_json
-from moola.runs import describe_run, end_attempt, submit
-from moola.store import Store, open_store
+from moola.runs import end_attempt
+from moola.store import Store
 
 IMAGE = "ghcr.io/someone/moola@sha256:" + "0" * 64
-
-
-@pytest.fixture
-def store(store_url: str) -> Store:
-    return open_store(store_url)
-
-
-@pytest.fixture
-def run_id(store: Store) -> str:
-    run_id, document = describe_run("precompute", {"windows": "stored"}, {})
-    submit(store, run_id, document)
-    return run_id
 
 
 def claimed(store: Store, run_id: str, n: int) -> Launch:

@@ -34,18 +34,6 @@ log = logging.getLogger("moola")
 log.setLevel(logging.INFO)
 
 
-@pytest.fixture
-def store(store_url: str) -> Store:
-    return open_store(store_url)
-
-
-@pytest.fixture
-def run_id(store: Store) -> str:
-    run_id, document = describe_run("precompute", {"windows": "stored"}, {})
-    submit(store, run_id, document)
-    return run_id
-
-
 def records(store: Store, run_id: str, attempt_id: str) -> list[str]:
     return [r["message"] for _, lines in log_records(store, run_id, attempt_id) for r in lines]
 

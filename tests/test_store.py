@@ -34,11 +34,6 @@ N_PARTS = 3
 
 
 @pytest.fixture
-def store(store_url: str) -> Store:
-    return open_store(store_url)
-
-
-@pytest.fixture
 def proxy(s3_environment: dict[str, str], seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:  # noqa: ARG001
     """A proxy that the stores opened in this test go through."""
     with running_proxy(seaweed.endpoint) as proxy:
