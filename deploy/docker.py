@@ -35,6 +35,7 @@ KILLED = 137  # 128 + SIGKILL
 class Image:
     """An image of the local engine: the id it is run by, and the digest that goes into the manifest."""
 
+    name: str
     id: str
     digest: str
 
@@ -49,17 +50,14 @@ def find_image(name: str) -> Image:
         raise LaunchError(f"image: {name} is not on this machine{_to_do(name)} ({found.stderr.strip()})")
     details = json.loads(found.stdout)[0]
     pushed = next(iter(details.get("RepoDigests") or []), "")
-    return Image(details["Id"], pushed.partition("@")[2] or details["Id"])
+    return Image(name, details["Id"], pushed.partition("@")[2] or details["Id"])
 
 
-def run_to_end(
-    settings: Settings, store: Store, job: str, run_id: str, *, image: str | None = None, memory: str = MEMORY
-) -> int:
+def run_to_end(settings: Settings, store: Store, job: str, run_id: str, image: Image, *, memory: str = MEMORY) -> int:
     """Run the job and show its log as it is written. Ctrl-C and SIGTERM are passed on. -> the job's exit code."""
-    found = find_image(image or IMAGES[job])
     attempt_id, console = attempt_id_now(), tail.terminal()
     name = f"moola-{run_id}-{attempt_id}"
-    command = run_command(settings, job, run_id, attempt_id, found, name=name, memory=memory)
+    command = run_command(settings, job, run_id, attempt_id, image, name=name, memory=memory)
     # docker passes signals on to the container
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -67,7 +65,7 @@ def run_to_end(
     finally:
         _docker("rm", "--force", "--volumes", name)
     if exit_code == ENGINE_FAILED:
-        raise LaunchError(f"the engine could not run {image or IMAGES[job]}; what it said is above")
+        raise LaunchError(f"the engine could not run {image.name}; what it said is above")
     if reason:
         end_attempt(store, run_id, attempt_id, "infra_lost", reason, exit_code)
         console.print(reason)

@@ -80,7 +80,8 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
     if settings.on == "docker":
         from deploy import docker
 
-        return lambda: docker.run_to_end(settings, store, order.job, order.run_id, image=settings.image(order.job))
+        image = docker.find_image(settings.image(order.job) or docker.IMAGES[order.job])
+        return lambda: docker.run_to_end(settings, store, order.job, order.run_id, image)
     from deploy import local
 
     return lambda: local.run_to_end(settings, store, order.job, order.run_id, order.ahead)

@@ -7,9 +7,11 @@ import pytest
 
 from deploy import docker
 from deploy.settings import Settings
+from deploy.start import Order, start
 from moola.errors import LaunchError
+from moola.specs import PrecomputeSpec
 
-IMAGE = docker.Image("sha256:" + "1" * 64, "sha256:" + "2" * 64)
+IMAGE = docker.Image("moola:cpu", "sha256:" + "1" * 64, "sha256:" + "2" * 64)
 
 
 def command(settings: Settings, job: str = "precompute") -> list[str]:
@@ -87,6 +89,15 @@ def test_an_image_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.Monkey
         docker.find_image("moola:cpu")
     with pytest.raises(LaunchError, match="could not be fetched"):
         docker.find_image("ghcr.io/someone/moola:cpu-main")
+
+
+def test_without_its_image_a_run_is_not_submitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_docker(tmp_path, monkeypatch, "exit 1")
+    settings = Settings(store=f"file://{tmp_path}/store", work=tmp_path / "work", on="docker")
+    order = Order("precompute", "precompute-1", {"inputs": {}}, {}, PrecomputeSpec().machine)
+    with pytest.raises(LaunchError, match="moola:cpu is not on this machine"):
+        start(settings, order)
+    assert not [path for path in tmp_path.glob("store/**/*") if path.is_file()]
 
 
 def test_the_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

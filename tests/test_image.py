@@ -241,10 +241,10 @@ def lines_until(stream: Any, text: str) -> Iterator[str]:
 
 @pytest.mark.usefixtures("features")
 def test_the_launcher_says_that_the_memory_limit_was_hit(
-    kind: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, image: docker.Image, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id, settings = submitted(JOB[kind], store), Settings(store=store.url, work=tmp_path)
-    exit_code = docker.run_to_end(settings, store, JOB[kind], run_id, image=f"moola:{kind}", memory="120m")
+    exit_code = docker.run_to_end(settings, store, JOB[kind], run_id, image, memory="120m")
     said = " ".join(capsys.readouterr().err.split())
     assert exit_code not in (0, 125)
     state = run_state(store, run_id)
@@ -275,7 +275,7 @@ def test_the_launcher_sees_a_run_through(
     url = request.getfixturevalue("s3_url") if where == "s3" else f"file://{tmp_path}/store"
     store = open_store(url)
     run_id, settings = submitted(JOB[kind], store), Settings(store=store.url, work=tmp_path / "work")
-    assert docker.run_to_end(settings, store, JOB[kind], run_id) == 0
+    assert docker.run_to_end(settings, store, JOB[kind], run_id, image) == 0
     manifest = read_manifest(store, run_id)
     assert manifest is not None
     assert manifest["provenance"]["image_digest"] == image.digest
