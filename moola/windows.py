@@ -102,6 +102,8 @@ def source_sha256(source: WindowSource, on_progress: Callable[[int], None] | Non
             pending.append(hasher.submit(digest.update, part))
             if on_progress:
                 on_progress(len(part))
+        for last in pending:
+            last.result()
     return digest.hexdigest()
 
 
