@@ -33,7 +33,7 @@ KILLED = 137  # 128 + SIGKILL
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the local engine: the name it was asked for by, the id it is run by, and the digest that goes into the manifest."""
+    """An image of the local engine: its name, the id it is run by, and the digest that goes into the manifest."""
 
     name: str
     id: str
