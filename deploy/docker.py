@@ -23,7 +23,7 @@ from moola.store import Store
 
 IMAGES = {"precompute": "moola:cpu", "train": "moola:gpu"}
 MEMORY = "8g"  # what the default rented machine for precompute has
-WORK, STORE = "/work", "/store"  # in the container
+WORK, STORE = "/var/moola", "/store"  # in the container
 VOLUME = "moola-work"  # keeps what an interrupted upload needs; `docker volume rm moola-work` frees it
 FILES_OF_THE_HOST = {"AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"}  # paths: no use in a container
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}

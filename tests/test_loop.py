@@ -3,9 +3,9 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from moola.specs import TrainConfig  # noqa: E402
 from moola.training.batches import WindowDataset  # noqa: E402
 from moola.training.checkpoint import BEST, STATE, WEIGHTS, pack, read_weights, unpack, weights_bytes  # noqa: E402
 from moola.training.loop import Interrupted, Predicted, Supervised, Unlabelled, _Run, predict, train  # noqa: E402
+from tests.test_launch import wait_for  # noqa: E402
 
 SHORT = TrainConfig(
     batch_size=16, windows_per_epoch=48, pretrain_epochs=1, pretrain_windows=48, heads_epochs=1, full_epochs=2
@@ -235,7 +236,7 @@ def test_without_a_checkpoint_the_message_says_none() -> None:
         run(SHORT.model_copy(update={"pretrain_epochs": 0}), jade=jade)
 
 
-CHILD = """
+CHILDREN = """
 import sys, os, pickle, time
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
@@ -245,13 +246,19 @@ import test_loop as t
 
 class OnDisk(t.Recorder):
     def save_checkpoint(self, step, files):
-        if step > int(sys.argv[4]):
+        if step > last_step:
             time.sleep(600)  # to be killed in, with the work of one step not yet saved
-        part = Path(sys.argv[3]) / "part"
-        part.write_bytes(pickle.dumps((step, dict(files))))
-        os.replace(part, part.with_name("checkpoint"))
+        part = Path(f"{last_step}.part")
+        part.write_bytes(pickle.dumps(dict(files)))
+        os.replace(part, f"{last_step}.step-{step}")
 
-t.run(t.SHORT.model_copy(update={"checkpoint_minutes": 0}), OnDisk())
+for last_step in map(int, sys.argv[3:]):  # a process each, so that the imports are paid for once
+    pid = os.fork()
+    if not pid:
+        t.run(t.SHORT.model_copy(update={"checkpoint_minutes": 0}), OnDisk())
+        os._exit(0)
+    print(pid, flush=True)
+sys.exit(any(status != 9 for _, status in [os.wait() for _ in sys.argv[3:]]))
 """
 
 
@@ -259,34 +266,22 @@ def test_a_process_killed_with_9_in_each_stage_is_resumed_to_the_same_bits(tmp_p
     config = SHORT.model_copy(update={"checkpoint_minutes": 0})
     torch.set_num_threads(1)
     whole, whole_model = run(config)
-    children = [
-        (start_child(tmp_path / stage, last_step), tmp_path / stage / "checkpoint", last_step)
-        for stage, last_step in (("pretrain", 1), ("heads", 4), ("full", 8))
-    ]
-    for child, path, last_step in children:
-        wait_for_step(path, last_step, child)
-        child.kill()
-        assert child.wait() == -9
-        _, files = pickle.loads(path.read_bytes())
-        resumed, resumed_model = run(config, resume=files)
+    last_steps = (1, 4, 8)  # of 3 steps of pretrain, 3 of heads, 6 of full
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", CHILDREN, str(root), str(root / "tests"), *map(str, last_steps)]
+    children = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    for last_step in last_steps:
+        assert children.stdout is not None
+        pid, path = int(children.stdout.readline()), tmp_path / f"{last_step}.step-{last_step}"
+        wait_for(path.exists, str(path))
+        os.kill(pid, signal.SIGKILL)
+        resumed, resumed_model = run(config, resume=pickle.loads(path.read_bytes()))
         assert told(resumed) == told(whole)
         assert weights_bytes(resumed_model) == weights_bytes(whole_model)
-
-
-def start_child(folder: Path, last_step: int) -> Any:
-    folder.mkdir()
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", CHILD, str(root), str(root / "tests"), str(folder), str(last_step)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def wait_for_step(path: Path, last_step: int, child: Any) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and child.poll() is None:
-        if path.exists() and pickle.loads(path.read_bytes())[0] == last_step:
-            return
-        time.sleep(0.002)
-    raise AssertionError(f"no checkpoint of step {last_step}; the child ended with {child.poll()}")
+    children.communicate(timeout=60)
+    assert children.returncode == 0
 
 
 def test_bfloat16_trains_with_nearly_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
