@@ -99,7 +99,7 @@ def as_job(job: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("features")
 def test_the_job_commits_what_a_local_run_makes(kind: str, image: docker.Image, store: Store, tmp_path: Path) -> None:
-    """A plain user, nothing writable but its work, no capabilities: to COMMIT, the bits of a run without a container."""
+    """A plain user, nothing writable but its work, no capabilities: to COMMIT, the bits of a run without one."""
     job = JOB[kind]
     variables = environment(MOOLA_STORE=store.url, MOOLA_IMAGE_DIGEST=DIGEST, NUMBA_DEBUG_CACHE="1")
     said = run(container(image, *variables))
