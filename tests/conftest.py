@@ -17,6 +17,12 @@ from moola.store import Store, open_store
 from tests.seaweed import BUCKET, Seaweed, running_seaweed
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` starts. Many tests wait for processes and servers: half as many again as there are cores."""
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
 @pytest.fixture(scope="session")
 def seaweed() -> Iterator[Seaweed]:
     """A real S3 server, started when the first test asks for it."""
