@@ -22,6 +22,7 @@ from benchmarks.quality import Setting, data_of, feature_set, hindsight
 from moola.models import JadeCompact
 from moola.specs import MarketConfig
 from moola.synthetic import make_market
+from moola.train import longest_move
 from moola.training.batches import setup_optimized_dataloader, validate_batch_schema
 from moola.training.loss import uncertainty_loss
 
@@ -40,7 +41,8 @@ def main() -> None:
     data = data_of(Setting("synthetic", features, hindsight(features)), None, 0)
     loader = setup_optimized_dataloader(data.windows["train"], BATCH, train=True, windows_per_epoch=100_000 * BATCH)
     batches = iter(loader)
-    model, bare = JadeCompact(), nn.LSTM(11, 96, batch_first=True, bidirectional=True)
+    model = JadeCompact(longest_move=longest_move(data.windows["train"]))  # as the job makes it
+    bare = nn.LSTM(11, 96, batch_first=True, bidirectional=True)
     optimizers = [torch.optim.AdamW(m.parameters(), fused=True) for m in (model, bare)]  # as the loop has it
     x = torch.from_numpy(np.random.default_rng(0).random((BATCH, 105, 11), np.float32))
 

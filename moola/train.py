@@ -233,10 +233,16 @@ def new_model(spec: TrainSpec, data: Data) -> JadeCompact:
         num_classes=len(spec.labels.classes),
         range_period=config["ema_range_period"],
         atr_period=config["atr_period"],
+        longest_move=longest_move(data.windows["train"]),
     )
     # The sampler shows the classes equally often, whatever their counts.
     initialize_model_biases(model, [1] * len(spec.labels.classes))
     return model
+
+
+def longest_move(windows: WindowDataset) -> int:
+    """Bars: half as many again as the longest move that is trained on has, so that a longer one can still be found."""
+    return int(np.clip(1.5 * (windows.end - windows.start + 1).max(), 2, WINDOW))
 
 
 def load_encoder(model: JadeCompact, store: Store, run_id: str) -> None:
@@ -392,6 +398,7 @@ def model_document(spec: TrainSpec, document: dict[str, Any], data: Data, temper
         "temperature": temperature,
         "feature_names": list(FEATURE_NAMES),
         "feature_config": data.features.metadata["config"],
+        "longest_move": longest_move(data.windows["train"]),
         "feature_set": document["inputs"]["features"],
         "moola": document["moola"],
     }
@@ -505,6 +512,7 @@ def load_model(folder: Path) -> tuple[JadeCompact, dict[str, Any]]:
         num_classes=len(info["classes"]),
         range_period=config["ema_range_period"],
         atr_period=config["atr_period"],
+        longest_move=info["longest_move"],
     )
     model.load_state_dict(read_weights((folder / WEIGHTS).read_bytes()))
     return model, info

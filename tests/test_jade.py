@@ -16,12 +16,15 @@ from moola.models import build_model  # noqa: E402
 from moola.models.jade_core import (  # noqa: E402
     HIT_BARS,
     N_CONTEXT,
+    N_DESCRIPTORS,
     JadeCompact,
+    at_span_ends,
     context_features,
     decode_spans,
     initialize_model_biases,
     price_path,
     shifted,
+    span_descriptors,
     trailing_max,
     trailing_mean,
 )
@@ -75,6 +78,12 @@ def test_another_feature_width_is_refused(width: int) -> None:
         small()(torch.zeros(4, 105, width))
 
 
+@pytest.mark.parametrize("longest", [1, 106])
+def test_a_longest_move_that_is_none_is_refused(longest: int) -> None:
+    with pytest.raises(DataError, match=f"longest_move must be 2..105 bars, got {longest}"):
+        small(longest_move=longest)
+
+
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(DataError, match=r"valid_mask must be \[2, 105\], got \[2, 104\]"):
         small()(windows(2), torch.ones(2, 104, dtype=torch.bool))
@@ -97,7 +106,7 @@ def test_pointers_lie_in_the_unit_interval(training: bool) -> None:
 def test_pointers_in_eval_mode_are_the_decoded_span() -> None:
     model = small().eval()
     output = model(windows())
-    start, end = model.decode(output["start_logits"], output["end_logits"])
+    start, end = decode_spans(output["span_logits"])
     assert torch.allclose(output["pointers"][:, 0], 0.5 * (start + end) / 104)
     assert torch.allclose(output["pointers"][:, 1], (end - start + 1) / 105)
 
@@ -171,45 +180,51 @@ def test_counts_that_do_not_fit_the_classes_are_refused(counts: list[int]) -> No
         initialize_model_biases(small(), counts)
 
 
-def peaks(*bars_and_logits: tuple[int, float]) -> Any:
-    logits = torch.full((1, WINDOW), -20.0)
-    for bar, logit in bars_and_logits:
-        logits[0, bar] = logit
+def spans_of(start: Any, end: Any, length: Any) -> Any:
+    """[T], [T], [L] scores -> span_logits [1, T, L], pair by pair."""
+    logits = torch.full((1, WINDOW, len(length)), -1e4)
+    for s in range(WINDOW):
+        for bars in range(1, min(len(length), WINDOW - s) + 1):
+            logits[0, s, bars - 1] = start[s] + end[s + bars - 1] + length[bars - 1]
     return logits
 
 
-def flat_prior() -> Any:
-    return torch.zeros(WINDOW)
+def peaks(*bars_and_logits: tuple[int, float]) -> Any:
+    logits = torch.full((WINDOW,), -20.0)
+    for bar, logit in bars_and_logits:
+        logits[bar] = logit
+    return logits
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (0, 104), (104, 104), (40, 47), (41, 47)])
 def test_a_sure_span_is_decoded_as_it_is(start: int, end: int) -> None:
-    assert [b.item() for b in decode_spans(peaks((start, 0)), peaks((end, 0)), flat_prior())] == [start, end]
+    logits = spans_of(peaks((start, 0)), peaks((end, 0)), torch.zeros(WINDOW))
+    assert [b.item() for b in decode_spans(logits)] == [start, end]
 
 
-def test_a_decoded_start_never_follows_its_end() -> None:
-    rng = torch.Generator().manual_seed(0)
-    logits = 5 * torch.randn(2, 200, WINDOW, generator=rng)
-    start, end = decode_spans(logits[0], logits[1], flat_prior())
-    assert (start <= end).all()
-    assert (logits[0].argmax(1) > logits[1].argmax(1)).any()  # taken one by one they would
+@pytest.mark.parametrize("longest", [2, 7, 32, WINDOW])
+def test_a_decoded_span_lies_in_the_window_and_is_no_longer_than_may_be(longest: int) -> None:
+    model = small(longest_move=longest).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(100)
+        start, end = decode_spans(model(windows())["span_logits"])
+    assert ((start >= 0) & (start <= end) & (end < WINDOW) & (end - start < longest)).all()
 
 
 def test_decoding_prefers_the_neighbourhood_with_more_probability() -> None:
     # The single likeliest pair is at 20..25, but three near pairs around 60..66 hold more together.
     start = peaks((20, 0.5), (59, 0.0), (60, 0.0), (61, 0.0))
     end = peaks((25, 0.5), (66, 0.0))
-    prior = flat_prior()
-    prior[20:] = -20.0  # no span as long as from 20 to 66
-    s, e = (bar.item() for bar in decode_spans(start, end, prior))
+    s, e = (bar.item() for bar in decode_spans(spans_of(start, end, torch.zeros(20))))  # none from 20 to 66
     assert abs((s + e) / 2 - 63) <= HIT_BARS / 2
 
 
-def test_decoding_agrees_with_a_plain_loop() -> None:
+@pytest.mark.parametrize("longest", [9, WINDOW])
+def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
     rng = np.random.default_rng(1)
-    start, end, prior = (torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, WINDOW))
-    p_start, p_end = torch.softmax(start, 0), torch.softmax(end, 0)
-    pairs = {(s, e): float(p_start[s] * p_end[e] * prior[e - s].exp()) for s in range(WINDOW) for e in range(s, WINDOW)}
+    logits = spans_of(*(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest)))
+    spans = [(s, s + k) for s in range(WINDOW) for k in range(longest) if s + k < WINDOW]
+    pairs = {(s, e): float(logits[0, s, e - s].exp()) for s, e in spans}
     reward = {
         centre: sum(
             p * (1 - 0.5 * ((s + e - centre) / (2 * HIT_BARS)) ** 2)
@@ -220,7 +235,71 @@ def test_decoding_agrees_with_a_plain_loop() -> None:
     }
     best = max(reward, key=lambda centre: reward[centre])
     wanted = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])
-    assert tuple(bar.item() for bar in decode_spans(start[None], end[None], prior)) == wanted
+    assert tuple(bar.item() for bar in decode_spans(logits)) == wanted
+
+
+@pytest.mark.parametrize("longest", [2, 9, WINDOW])
+def test_span_logits_are_the_sums_they_should_be(longest: int) -> None:
+    """Scores of both ends, of the length and of the descriptors, over all spans; the marginals by a plain loop."""
+    model, x = small(longest_move=longest).eval(), windows(2)
+    model.set_length_prior([2] * 3 + [1])
+    with torch.no_grad():
+        model.span.normal_(std=0.05)
+        output = model(x)
+        told = model.head(model.encode(x))
+        worth = 10 * torch.einsum("d,dbtl->btl", model.span, span_descriptors(price_path(x), longest))
+        for i in range(2):
+            score = spans_of(told[i, :, 0], told[i, :, 1], model.length_log_prior)[0] + worth[i]
+            wanted = torch.log_softmax(score.flatten(), 0).view(WINDOW, longest).exp()
+            assert torch.allclose(output["span_logits"][i].exp(), wanted, atol=1e-6)
+            end = torch.zeros(WINDOW)
+            for s in range(WINDOW):
+                for k in range(min(longest, WINDOW - s)):
+                    end[s + k] += wanted[s, k]
+            assert torch.allclose(output["start_logits"][i].exp(), wanted.sum(1), atol=1e-6)
+            assert torch.allclose(output["end_logits"][i].exp(), end, atol=1e-6)
+
+
+def test_span_descriptors_are_those_of_the_bars() -> None:
+    """Worked out from prices, span by span; the features tell them but for the rounding of the price path."""
+    market = bars(gap=0.0)
+    window = market.iloc[200 : 200 + WINDOW]
+    x = torch.from_numpy(compute_features(market)[None, 200 : 200 + WINDOW])
+    told = span_descriptors(price_path(x), 12)[:, 0].numpy()
+    assert told.shape == (N_DESCRIPTORS, WINDOW, 12)
+    close, step = window.close.to_numpy(), window.close.diff().abs().to_numpy()
+    previous = window.close.shift()
+    reach = pd.concat([window.high - window.low, (window.high - previous).abs(), (window.low - previous).abs()], axis=1)
+    atr = reach.max(axis=1).rolling(20).mean().to_numpy()
+    free = (x[0, :, 5] < 3).numpy()  # the range of a clipped bar is not told
+    compared = 0
+    for s in range(30, WINDOW - 12):
+        for k in range(12):
+            if free[s - 20 : s + k + 1].all():
+                net = abs(close[s + k] - close[s - 1])
+                far, straight = net / atr[s - 1] / 4, net / step[s : s + k + 1].sum()
+                assert told[:3, s, k] == pytest.approx([far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02)
+                compared += 1
+    assert compared > 100
+    assert np.allclose(told[6], np.maximum(told[2] - 0.5, 0))  # the first hinge of the third
+
+
+def test_every_span_descriptor_is_alive_where_prices_drift() -> None:
+    drift = bars().add(1.5 * np.arange(400), axis=0)
+    drift["open"] -= 1.5
+    drift["low"] -= 1.5
+    x = torch.from_numpy(compute_features(drift)[None, 200 : 200 + WINDOW])
+    told = span_descriptors(price_path(x), 32)
+    assert told.isfinite().all()
+    assert (told.std(dim=(1, 2, 3)) > 0).all()
+
+
+def test_span_ends_repeat_the_last_bar() -> None:
+    series = torch.arange(float(WINDOW))[None]
+    ends = at_span_ends(series, 3)
+    assert ends.shape == (1, WINDOW, 3)
+    assert ends[0, 50].tolist() == [50, 51, 52]
+    assert ends[0, -1].tolist() == [104, 104, 104]
 
 
 def test_the_length_prior_is_that_of_the_labels() -> None:
@@ -231,6 +310,11 @@ def test_the_length_prior_is_that_of_the_labels() -> None:
     assert prior.argmax().item() == 7  # lengths count from 1
     assert prior[11] > prior[20]
     assert (prior > 0).all()
+
+
+def test_a_label_longer_than_the_longest_move_is_refused() -> None:
+    with pytest.raises(DataError, match="longer than longest_move = 8 bars, got 9"):
+        small(longest_move=8).set_length_prior([3, 9])
 
 
 def test_the_price_path_is_that_of_the_bars() -> None:
@@ -259,7 +343,8 @@ def test_the_price_path_of_flat_bars_is_finite() -> None:
 def test_context_ignores_the_scale_of_prices() -> None:
     market = bars()
     one, ten = (
-        context_features(torch.from_numpy(compute_features(m)[None, 200 : 200 + WINDOW])) for m in (market, market * 10)
+        context_features(price_path(torch.from_numpy(compute_features(m)[None, 200 : 200 + WINDOW])))
+        for m in (market, market * 10)
     )
     assert one.shape == (1, WINDOW, N_CONTEXT)
     assert torch.allclose(one, ten, atol=1e-2)

@@ -1,23 +1,29 @@
 """Jade: a BiLSTM over the 105 bars whose heads keep position, so that it can say where a move starts and ends.
 
     x [B, T, F] --> price path --> context [B, T, C] --+
-        |                                              v
-        +-------------------------------------------> BiLSTM --> h [B, T, 2H]
-                                                                 |--> start_logits, end_logits [B, T]
+        |                |                             v
+        +----------------|--------------------------> BiLSTM --> h [B, T, 2H]
+                         v                                       |--> a score per bar as start, and as end [B, T]
+                  descriptors of spans --> a score per span --+  |        |
+                                                              +-----------+--> span_logits [B, T, L]
+                                                                 |
                                                                  +--> bar_logits [B, T, K]: the type, were this
                                                                       the bar at which the move starts
 
+    start_logits, end_logits [B, T] = span_logits, summed over what else a span has
     type = bar_logits' probabilities, averaged over the bars with the start distribution as attention
 
-Two ideas carry the accuracy at a few hundred labels. The type of a window is the state of the market BEFORE the move,
-so it is read off at the bar where the move starts: the forward half of the BiLSTM has seen just that state there, and
-the average over the start distribution is right however unsure the start is. And the 11 features are ratios, from
+Three ideas carry the accuracy at a few hundred labels. The type of a window is the state of the market BEFORE the
+move, so it is read off at the bar where the move starts: the forward half of the BiLSTM has seen just that state there,
+and the average over the start distribution is right however unsure the start is. The 11 features are ratios, from
 which the relative path of prices can be worked out again (`price_path`): ranges and net moves over several horizons
-then are inputs instead of something to be learnt.
+then are inputs instead of something to be learnt. And a move is a span, not two bars: how far and how straight prices
+went between its ends is told of each span (`span_descriptors`), and what that is worth takes a dozen weights to learn.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,19 +42,35 @@ ATR_BARS = 20  # the unit of all context: mean true range of the last 20 bars
 N_CONTEXT = 3 * len(NET_HORIZONS) + 2 * len(RANGE_HORIZONS) + 1  # 21: 32 inputs in all, 6 % faster than 29
 CONTEXT_LIMIT = 4.0
 SINCE_GAIN = 10.0  # bars since a swing / 105 is mostly below 0.1: brought to the size of the other inputs
+FAR_KNOTS = (0.5, 1.0, 2.0)  # where the worth of a span's net move, in 4 ATR or in ATR per sqrt(bar), may bend
+STRAIGHT_KNOTS = (0.5, 0.75, 0.9)  # and that of its |net| / path
+N_DESCRIPTORS = 3 + 2 * len(FAR_KNOTS) + len(STRAIGHT_KNOTS)
+SPAN_GAIN = 10.0  # lets the few weights of a span's score move as fast as the sums of many in the heads
 HIT_BARS = 3  # `decode` looks for the centre that has the most probability within this many bars
 FAR_BELOW = -1e4  # a log-probability that is none, finite so that no gradient becomes nan
+
+
+class PricePath(NamedTuple):
+    """[B, T] each, in one unit per window whose size and origin are unknown."""
+
+    true_range: Tensor
+    close: Tensor
+    high: Tensor
+    low: Tensor
 
 
 class JadeCompact(nn.Module):
     """The network. `num_classes` types; without `predict_pointers` it only tells the type.
 
-    `range_period` and `atr_period` are those of the FeatureConfig that made the features. Raises DataError for an input
-    width other than that of the features.
+    `range_period` and `atr_period` are those of the FeatureConfig that made the features. No move is taken to be longer
+    than `longest_move` bars, L: a step costs less where they are known to be short. Raises DataError for an input width
+    other than that of the features, or a longest move outside 2..105.
     """
 
     length_log_prior: Tensor
     input_gain: Tensor
+    outside: Tensor
+    ends_at: Tensor
 
     def __init__(
         self,
@@ -60,6 +82,7 @@ class JadeCompact(nn.Module):
         dropout: float = 0.3,
         range_period: int = 20,
         atr_period: int = 10,
+        longest_move: int = WINDOW,
     ) -> None:
         super().__init__()
         if input_size != N_FEATURES:
@@ -67,6 +90,8 @@ class JadeCompact(nn.Module):
                 f"jade reads the {N_FEATURES} features {', '.join(FEATURE_NAMES)}; input_size must be {N_FEATURES}, "
                 f"got {input_size}"
             )
+        if not 2 <= longest_move <= WINDOW:
+            raise DataError(f"longest_move must be 2..{WINDOW} bars, got {longest_move}")
         self.input_size, self.num_classes, self.predict_pointers = input_size, num_classes, predict_pointers
         self.range_period, self.atr_period = range_period, atr_period
         self.encoder = nn.LSTM(
@@ -74,46 +99,74 @@ class JadeCompact(nn.Module):
         )  # [B, T, F + C] -> [B, T, 2H]
         self.dropout = dropout
         self.head = nn.Linear(2 * hidden_size, 2 + num_classes)  # start, end, one per type
+        self.longest_move = longest_move
+        if predict_pointers:
+            self.span = nn.Parameter(torch.zeros(N_DESCRIPTORS))
         self.log_sigma_ptr = nn.Parameter(torch.tensor(-0.30))
         self.log_sigma_type = nn.Parameter(torch.tensor(0.00))
         gain = torch.ones(input_size)
         gain[[SINCE_SH, SINCE_SL]] = SINCE_GAIN
         self.register_buffer("input_gain", gain, persistent=False)
-        self.register_buffer("length_log_prior", torch.zeros(WINDOW))  # [T] of a span of 1, 2, ..., T bars
+        self.register_buffer("length_log_prior", torch.zeros(longest_move))  # [L] of a span of 1, 2, ..., L bars
+        starts, ends = torch.arange(WINDOW)[:, None], span_ends(longest_move)  # [T, 1], [T, L]
+        self.register_buffer("outside", torch.where(ends >= WINDOW, FAR_BELOW, 0.0), persistent=False)  # [T, L]
+        # Where in [T * L + 1] spans the one of each length that ends at a bar is; the last of them is none.
+        begun = starts - torch.arange(longest_move)  # [T, L]
+        place = torch.where(begun < 0, WINDOW * longest_move, begun * longest_move + torch.arange(longest_move))
+        self.register_buffer("ends_at", place, persistent=False)
 
     def encode(self, x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
         """[B, T, F], [B, T] bool -> [B, T, 2H]. Bars that are not valid are read as zeros."""
-        self._check(x, valid_mask)
-        if valid_mask is not None:
-            x = x * valid_mask.unsqueeze(-1)
-        context = context_features(x, self.range_period, self.atr_period)  # [B, T, C]
-        h, _ = self.encoder(torch.cat([x * self.input_gain, context.to(x.dtype)], dim=-1))  # [B, T, 2H]
-        return torch.as_tensor(h)
+        return self._encode(x, valid_mask)[0]
 
     def forward(self, x: Tensor, valid_mask: Tensor | None = None) -> dict[str, Tensor]:
         """[B, T, F] -> logits [B, K], bar_logits [B, T, K] of the types, sigma_ptr, sigma_type, and
 
+        span_logits [B, T, L]  of a move that starts at this bar and has 1, 2, ..., L bars
         start_logits, end_logits [B, T]; all logits are log-probabilities, over bars here and over types there
         pointers [B, 2]   centre = 0.5 (start + end) / 104 and length = (end - start + 1) / 105, both in [0, 1]:
                           of the decoded span in eval mode; in training mode of the expected start and end, which can
                           be differentiated.
         Raises DataError where the shape is not [B, 105, 11].
         """
-        h = self.encode(x, valid_mask)  # [B, T, 2H]
+        h, path = self._encode(x, valid_mask)  # [B, T, 2H]
         told = self._read(h).float()  # [B, T, 2 + K]
-        span = torch.log_softmax(told[..., :2], dim=1)  # [B, T, 2] of the start, of the end
         bar_logits = torch.log_softmax(told[..., 2:], dim=-1)  # [B, T, K]
-        logits = torch.logsumexp(span[..., :1] + bar_logits, dim=1)  # [B, K]
         output = {
-            "logits": logits,
             "bar_logits": bar_logits,
             "sigma_ptr": self.log_sigma_ptr.exp(),
             "sigma_type": self.log_sigma_type.exp(),
         }
         if self.predict_pointers:
-            output |= {"start_logits": span[..., 0], "end_logits": span[..., 1]}  # [B, T] each
-            output["pointers"] = self._pointers(span)  # [B, 2]
+            spans = self._spans(told[..., 0], told[..., 1], path)  # [B, T, L]
+            none = spans.new_full((len(spans), 1), FAR_BELOW)
+            start_logits = torch.logsumexp(spans, dim=2)  # [B, T]
+            end_logits = torch.logsumexp(torch.cat([spans.flatten(1), none], dim=1)[:, self.ends_at], dim=2)
+            output |= {"span_logits": spans, "start_logits": start_logits, "end_logits": end_logits}
+            output["pointers"] = self._pointers(spans, start_logits, end_logits)  # [B, 2]
+        else:
+            start_logits = torch.log_softmax(told[..., 0], dim=1)
+        output["logits"] = torch.logsumexp(start_logits.unsqueeze(-1) + bar_logits, dim=1)  # [B, K]
         return output
+
+    def _encode(self, x: Tensor, valid_mask: Tensor | None) -> tuple[Tensor, PricePath]:
+        self._check(x, valid_mask)
+        if valid_mask is not None:
+            x = x * valid_mask.unsqueeze(-1)
+        path = price_path(x.float(), self.range_period, self.atr_period)
+        h, _ = self.encoder(torch.cat([x * self.input_gain, context_features(path).to(x.dtype)], dim=-1))  # [B, T, 2H]
+        return torch.as_tensor(h), path
+
+    def _spans(self, start: Tensor, end: Tensor, path: PricePath) -> Tensor:
+        """Scores of the bars as start and as end, [B, T] each -> log-probabilities of the spans [B, T, L]."""
+        worth = torch.tensordot(self.span, span_descriptors(path, self.longest_move), dims=1)  # [B, T, L]
+        fixed = self.length_log_prior + self.outside  # [T, L]
+        score = SPAN_GAIN * worth + start.unsqueeze(2) + at_span_ends(end, self.longest_move) + fixed
+        return torch.log_softmax(score.flatten(1), dim=1).view(score.shape)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """All weights but the encoder's and the sigmas."""
+        return [*self.head.parameters(), *([self.span] if self.predict_pointers else [])]
 
     def _read(self, h: Tensor) -> Tensor:
         """[B, T, 2H] -> [B, T, 2 + K]: the head, with dropout in training."""
@@ -124,24 +177,23 @@ class JadeCompact(nn.Module):
         mask = functional.dropout(h.new_ones(len(h), 1, h.shape[2]), self.dropout)  # [B, 1, 2H]
         return torch.bmm(mask * self.head.weight, h.transpose(1, 2)).transpose(1, 2) + self.head.bias
 
-    def decode(self, start_logits: Tensor, end_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T] twice -> start, end [B] int64, 0 <= start <= end <= 104: see `decode_spans`."""
-        return decode_spans(start_logits, end_logits, self.length_log_prior)
-
     def set_length_prior(self, lengths: Sequence[int] | Tensor) -> None:
-        """Learn how long spans are from the lengths in bars of the training labels, smoothed by 2 bars."""
-        counts = torch.bincount(torch.as_tensor(lengths, dtype=torch.int64) - 1, minlength=WINDOW).float() + 0.5
+        """Learn how long spans are from the lengths in bars of the training labels, smoothed by 2 bars. Raises
+        DataError for one longer than the longest move."""
+        counts = torch.bincount(torch.as_tensor(lengths, dtype=torch.int64) - 1, minlength=self.longest_move).float()
+        if len(counts) > self.longest_move:
+            raise DataError(f"no move may be longer than longest_move = {self.longest_move} bars, got {len(counts)}")
         kernel = torch.tensor([0.25, 0.5, 0.25]).view(1, 1, 3)
-        smooth = functional.conv1d(counts.view(1, 1, -1), kernel, padding=1).flatten()  # [T]
+        smooth = functional.conv1d((counts + 0.5).view(1, 1, -1), kernel, padding=1).flatten()  # [L]
         self.length_log_prior.copy_((smooth / smooth.sum()).log())
 
-    def _pointers(self, span: Tensor) -> Tensor:
-        """[B, T, 2] log-probabilities -> [B, 2] centre and length."""
+    def _pointers(self, spans: Tensor, start_logits: Tensor, end_logits: Tensor) -> Tensor:
+        """[B, T, L], [B, T], [B, T] log-probabilities -> [B, 2] centre and length."""
         if self.training:
-            start, end = (torch.arange(WINDOW, device=span.device, dtype=span.dtype) @ span.exp()).unbind(1)  # [B]
-            end = torch.maximum(start, end)
+            bars = torch.arange(WINDOW, device=spans.device, dtype=spans.dtype)
+            start, end = start_logits.exp() @ bars, end_logits.exp() @ bars  # [B]
         else:
-            start, end = (bar.to(span.dtype) for bar in self.decode(span[..., 0], span[..., 1]))  # [B]
+            start, end = (bar.to(spans.dtype) for bar in decode_spans(spans))  # [B]
         return torch.stack([0.5 * (start + end) / (WINDOW - 1), (end - start + 1) / WINDOW], dim=1)
 
     def _check(self, x: Tensor, valid_mask: Tensor | None) -> None:
@@ -165,32 +217,65 @@ def initialize_model_biases(model: JadeCompact, class_counts: Sequence[int] | Te
 
 
 @torch.no_grad()
-def decode_spans(start_logits: Tensor, end_logits: Tensor, length_log_prior: Tensor) -> tuple[Tensor, Tensor]:
-    """The span (start, end) [B] int64 each, both inclusive, from logits [B, T] and a prior over lengths [T].
+def decode_spans(span_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, T, L] -> the span (start, end) [B] int64 each, both inclusive, 0 <= start <= end <= 104.
 
-    P(start, end) ~ P(start) P(end) P(length), start <= end. The centre is the one with the most probability within
-    HIT_BARS of it, nearer bars counting a little more; the span is the likeliest one of that centre. Where a window
-    holds two moves this picks the likelier move, which the likeliest pair need not belong to.
+    The centre is the one with the most probability within HIT_BARS of it, nearer bars counting a little more; the span
+    is the likeliest one of that centre. Where a window holds two moves this picks the likelier move, which the
+    likeliest span need not belong to.
     """
-    batch, bars = start_logits.shape[0], torch.arange(WINDOW, device=start_logits.device)
-    length = bars[None, :] - bars[:, None]  # [T, T] end - start
-    pair = torch.log_softmax(start_logits, 1)[:, :, None] + torch.log_softmax(end_logits, 1)[:, None, :]  # [B, T, T]
-    pair = pair + length_log_prior[length.clamp(min=0)] + torch.where(length < 0, FAR_BELOW, 0.0)
-    pair = pair.reshape(batch, -1)  # [B, T * T]
-    twice_centre = (bars[:, None] + bars[None, :]).reshape(-1)  # [T * T] start + end, 0..208
-    mass = pair.new_zeros(batch, 2 * WINDOW - 1).index_add_(1, twice_centre, torch.softmax(pair, dim=1))
-    offsets = torch.arange(-2 * HIT_BARS, 2 * HIT_BARS + 1, device=pair.device) / (2 * HIT_BARS)  # -1..1
+    batch, _, longest = span_logits.shape
+    starts = torch.arange(WINDOW, device=span_logits.device)[:, None]
+    ends = span_ends(longest).to(span_logits.device)  # [T, L]
+    inside = ends < WINDOW
+    logits, twice_centre = span_logits[:, inside], (starts + ends)[inside]  # [B, S], [S] 0..208
+    mass = logits.new_zeros(batch, 2 * WINDOW - 1).index_add_(1, twice_centre, torch.softmax(logits, dim=1))
+    offsets = torch.arange(-2 * HIT_BARS, 2 * HIT_BARS + 1, device=logits.device) / (2 * HIT_BARS)  # -1..1
     near = 1 - 0.5 * offsets**2  # [13]
     score = functional.conv1d(mass[:, None], near.to(mass)[None, None], padding=2 * HIT_BARS)[:, 0]  # [B, 209]
-    best = score.argmax(dim=1, keepdim=True)  # [B, 1]
-    chosen = pair.masked_fill(twice_centre[None] != best, -math.inf).argmax(dim=1)  # [B]
-    return chosen // WINDOW, chosen % WINDOW
+    best = score.argmax(dim=1, keepdim=True)  # [B, 1]; with spans of 1 and of 2 bars every centre is one's
+    chosen = logits.masked_fill(twice_centre[None] != best, -math.inf).argmax(dim=1)  # [B]
+    return starts.expand_as(ends)[inside][chosen], ends[inside][chosen]
 
 
-def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(true range, close, high, low), [B, T] each, of the bars behind the features [B, T, F], in one unit per window.
+def span_ends(longest: int) -> Tensor:
+    """[T, L] the last bar of the span that starts at a bar and has 1, 2, ..., L bars; T and above are outside."""
+    return torch.arange(WINDOW)[:, None] + torch.arange(longest)
 
-    Unit and level are unknown. range_z is the ratio of a bar's range to its running average, which gives the average
+
+def at_span_ends(series: Tensor, longest: int) -> Tensor:
+    """[B, T] -> [B, T, L]: the value at the last bar of each span; of spans that end outside, the window's last."""
+    last = series[:, -1:].expand(-1, longest - 1)
+    return torch.cat([series, last], dim=1).unfold(1, longest, 1)
+
+
+@torch.no_grad()
+def span_descriptors(path: PricePath, longest: int) -> Tensor:
+    """[D, B, T, L]: how far and how straight prices went from the close before a span to its last close.
+
+    Net move in 4 ATR, the ATR being the mean true range of the ATR_BARS before the span; |net| / path; net move in
+    ATR per square root of a bar, which is what a random walk's would be measured in; and hinges of the three, so that
+    a sum of them can bend: rise to a bound, or count only from one on.
+    """
+    atr = trailing_mean(path.true_range, ATR_BARS) + 1e-6
+    before, atr = (torch.cat([series[:, :1], series[:, :-1]], dim=1) for series in (path.close, atr))  # [B, T]
+    travelled = functional.pad((path.close - before).abs(), (1, 0)).cumsum(1)  # [B, 1 + T]
+    net = (at_span_ends(path.close, longest) - before.unsqueeze(2)).abs()  # [B, T, L]
+    way = at_span_ends(travelled[:, 1:], longest) - travelled[:, :-1].unsqueeze(2)
+    far = (net / (4 * atr).unsqueeze(2)).clamp(max=CONTEXT_LIMIT)
+    straight = (net / (way + 1e-6)).clamp(max=1.0)
+    fast = far * 4 / torch.arange(1, longest + 1, device=net.device).sqrt()
+    columns = [far, straight, fast]
+    columns += [(series - knot).relu() for series in (far, fast) for knot in FAR_KNOTS]
+    columns += [(straight - knot).relu() for knot in STRAIGHT_KNOTS]
+    return torch.stack(columns)
+
+
+@torch.no_grad()
+def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> PricePath:
+    """The bars behind the features [B, T, F].
+
+    range_z is the ratio of a bar's range to its running average, which gives the average
     from bar to bar, hence the ranges; bodies and wicks then give each bar. The gap between a close and the next open
     follows from a swing that both bars are measured against: its distance changed by the step from close to close, in
     ATR. Where no swing serves (it changed, or the distance is clipped) the gap is taken as 0.
@@ -215,7 +300,7 @@ def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> tuple
         reached = (above_open[:, 1:] + gap).relu() + (below_open[:, 1:] - gap).relu()
         true_range = torch.cat([reach[:, :1], reached], dim=1)
     close = (body + functional.pad(gap, (1, 0))).cumsum(1)
-    return true_range, close, close + (1 - x[..., CLOSE_NORM]) * reach, close - x[..., CLOSE_NORM] * reach
+    return PricePath(true_range, close, close + (1 - x[..., CLOSE_NORM]) * reach, close - x[..., CLOSE_NORM] * reach)
 
 
 def _trust(distance: Tensor, since: Tensor) -> Tensor:
@@ -227,19 +312,19 @@ def _trust(distance: Tensor, since: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def context_features(x: Tensor, range_period: int = 20, atr_period: int = 10) -> Tensor:
-    """[B, T, F] -> [B, T, C]: what the last and the next few bars did, in ATR; each value within +-CONTEXT_LIMIT.
+def context_features(path: PricePath) -> Tensor:
+    """[B, T, C]: what the last and the next few bars did, in ATR; each value within +-CONTEXT_LIMIT.
 
     Net move and efficiency of the last 2, 4, 8, 16 bars, net move of the next; range of the last 8, 16, 24, 48 bars and
     the close's place in it; and how the ATR compares with the window's last.
     """
-    true_range, close, high, low = price_path(x.float(), range_period, atr_period)
+    true_range, close, high, low = path
     atr = trailing_mean(true_range, ATR_BARS) + 1e-6
-    path = functional.pad(close.diff(dim=1).abs(), (1, 0)).cumsum(1)
+    way = functional.pad(close.diff(dim=1).abs(), (1, 0)).cumsum(1)
     # [B, T, horizons] each: all horizons at once, as the number of operations is what takes time here
-    close_then, path_then, atr_then = shifted(torch.stack([close, path, atr]), NET_HORIZONS)
+    close_then, way_then, atr_then = shifted(torch.stack([close, way, atr]), NET_HORIZONS)
     net = close.unsqueeze(-1) - close_then
-    efficiency = net / (path.unsqueeze(-1) - path_then + 1e-6)
+    efficiency = net / (way.unsqueeze(-1) - way_then + 1e-6)
     coming = shifted(close, [-bars for bars in NET_HORIZONS]) - close.unsqueeze(-1)
     edges = torch.stack([high, -low], dim=1)  # [B, 2, T]
     top, fall = torch.stack([trailing_max(edges, bars) for bars in RANGE_HORIZONS], dim=-1).unbind(1)

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from moola import WINDOW
 from moola.errors import ArtifactError, DataError, TrainingError
 from moola.models import JadeCompact
+from moola.models.jade_core import decode_spans
 from moola.specs import TrainConfig
 from moola.training.batches import Batch, WindowDataset, class_counts, setup_optimized_dataloader, validate_batch_schema
 from moola.training.checkpoint import Files, load_weights, pack, unpack
@@ -133,7 +134,7 @@ def predict(
         output = model(batch["x"].to(device), batch["valid_mask"].to(device))
         logits.append(output["logits"].double().cpu())
         if model.predict_pointers:
-            spans.append(torch.stack(model.decode(output["start_logits"], output["end_logits"]), 1).cpu())
+            spans.append(torch.stack(decode_spans(output["span_logits"]), 1).cpu())
         else:
             spans.append(torch.tensor([[0, WINDOW - 1]]).expand(len(batch["x"]), 2))
         if on_batch:
@@ -337,7 +338,7 @@ class _Run:
         encoder = list(self.model.encoder.parameters())
         if stage == "pretrain":
             return encoder + list(self.fill_in.reconstruct.parameters())
-        return list(self.model.head.parameters()) + self._sigmas() + (encoder if stage == "full" else [])
+        return self.model.head_parameters() + self._sigmas() + (encoder if stage == "full" else [])
 
     def _sigmas(self) -> list[nn.Parameter]:
         return [self.model.log_sigma_ptr, self.model.log_sigma_type]
@@ -348,7 +349,7 @@ class _Run:
             groups = [{"params": self._trained(stage), "weight_decay": decay, "part": 1.0}]
         else:
             groups = [
-                {"params": list(self.model.head.parameters()), "weight_decay": decay, "part": 1.0},
+                {"params": self.model.head_parameters(), "weight_decay": decay, "part": 1.0},
                 {"params": self._sigmas(), "weight_decay": 0.0, "part": 1.0},
             ]
         if stage == "full":
