@@ -291,7 +291,7 @@ def test_a_folder_needs_no_profile(launch: Launcher) -> None:
 @pytest.fixture
 def many_bars(tmp_path: Path) -> Path:
     path = tmp_path / "many.parquet"
-    random_bars(40_000).to_parquet(path)  # 185 MB of windows: an upload that can be caught in the middle
+    random_bars(24_000).to_parquet(path)  # 111 MB of windows: an upload that can be caught in the middle
     return path
 
 

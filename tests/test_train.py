@@ -1,7 +1,9 @@
 """The train job end to end, small: from a feature set and labels to a model, its numbers and a report."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -25,12 +27,22 @@ STAGE_STEPS = {"pretrain": (1, 16), "heads": (17, 32), "full": (33, 63)}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launcher, str, str]:
-    """A store with a feature set of synthetic bars and a small model; -> (launcher, run, what was said)."""
-    folder = tmp_path_factory.mktemp("train")
+    """A store with a feature set of synthetic bars and a small model; -> (launcher, run, what was said).
+
+    Made once: the processes of a test run wait for the first that needs it, and each takes a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained-once"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "said").exists():
+            made.mkdir()
+            launch = Launcher(made, f"file://{made}/store")
+            launch("precompute", "--windows", "virtual", "--set", "synthetic.end=2025-02-14")
+            (made / "said").write_text(launch("train", *SMALL))
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("train") / "copy")
     launch = Launcher(folder, f"file://{folder}/store")
-    launch("precompute", "--windows", "virtual", "--set", "synthetic.end=2025-02-14")
-    said = launch("train", *SMALL)
-    return launch, next(run for run in launch.runs() if run.startswith("train-")), said
+    return launch, next(run for run in launch.runs() if run.startswith("train-")), (folder / "said").read_text()
 
 
 def pulled(launch: Launcher, run_id: str, name: str) -> Path:
