@@ -3,16 +3,19 @@
     python benchmarks/quality.py                                   # hindsight labels and planted truth, synthetic bars
     python benchmarks/quality.py --bars EURUSD_1m_2017.parquet     # hindsight labels of these bars too
     python benchmarks/quality.py --labels 2000 --models Jade       # some rows only
+    python benchmarks/quality.py --market-seed 11                  # another synthetic market
+    python benchmarks/quality.py --bars EURUSD_1m_2017.parquet --judge NQ_1m.parquet    # trained there, judged here
 
 Time is cut 70 / 10 / 20; every number is of the last 20 %, of a model picked on validation, mean and standard deviation
 over seeds. `any place` are windows placed anywhere around their move: most hold further moves, also stronger ones, so
-which one is meant cannot be known. MiniRocket needs the extra `baselines`; without it the column is empty.
+which one is meant cannot be known. With `--judge` the models of `--bars` are put to all labels of other bars.
+MiniRocket needs the extra `baselines`; without it the column is empty.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +41,7 @@ from moola.training.batches import setup_optimized_dataloader
 from moola.windows import FeatureSet, split_windows, valid_rows
 
 SPLITS = SplitConfig(fractions=(0.70, 0.10, 0.20))
-MARKET = MarketConfig.model_validate({"seed": 7, "start": "2024-01-08", "end": "2024-12-31"})
+MARKET = {"start": "2024-01-08", "end": "2024-12-31"}
 POOLED_EPOCHS = 15
 SHOWN = ("f1_macro", "hit_centre_3", "joint_success")
 Model = Callable[[Data, int], Predictions]  # (data, seed) -> of the test windows
@@ -46,11 +49,12 @@ Model = Callable[[Data, int], Predictions]  # (data, seed) -> of the test window
 
 @dataclass(frozen=True)
 class Setting:
-    """One market with one kind of labels."""
+    """One market with one kind of labels; `judge`, of another market, takes the place of the test split."""
 
     name: str
     features: FeatureSet
     labels: LabelSet
+    judge: "Setting | None" = None
 
 
 def feature_set(bars: pd.DataFrame) -> FeatureSet:
@@ -66,18 +70,31 @@ def hindsight(features: FeatureSet, *, clear: bool = True) -> LabelSet:
     return place_windows(moves, features.times, LabelConfig(), source="hindsight")
 
 
-def settings(path: Path | None) -> list[Setting]:
-    market = make_market(MARKET)
-    synthetic = feature_set(market.bars)
-    found = [
-        Setting("synthetic, hindsight", synthetic, hindsight(synthetic)),
-        Setting("synthetic, hindsight, any place", synthetic, hindsight(synthetic, clear=False)),
-        Setting("synthetic, planted", synthetic, planted_labels(market.moves, synthetic.times, LabelConfig())),
+def synthetic_settings(seed: int) -> list[Setting]:
+    market = make_market(MarketConfig.model_validate(MARKET | {"seed": seed}))
+    features = feature_set(market.bars)
+    name = f"synthetic market {seed}"
+    return [
+        Setting(f"{name}, hindsight", features, hindsight(features)),
+        Setting(f"{name}, hindsight, any place", features, hindsight(features, clear=False)),
+        Setting(f"{name}, planted", features, planted_labels(market.moves, features.times, LabelConfig())),
     ]
-    if path is not None:
-        real = feature_set(read_bars(path).frame)
-        found.append(Setting(f"{path.stem}, hindsight", real, hindsight(real)))
-        found.append(Setting(f"{path.stem}, hindsight, any place", real, hindsight(real, clear=False)))
+
+
+def real_setting(path: Path, *, clear: bool) -> Setting:
+    features = feature_set(read_bars(path).frame)
+    return Setting(
+        f"{path.stem}, hindsight{'' if clear else ', any place'}", features, hindsight(features, clear=clear)
+    )
+
+
+def real_settings(path: Path, judges: list[Path]) -> list[Setting]:
+    found = []
+    for clear in (True, False):
+        taught = real_setting(path, clear=clear)
+        others = [real_setting(judge, clear=clear) for judge in judges]
+        judged = [replace(taught, name=f"{taught.name}, judged on {other.name}", judge=other) for other in others]
+        found += judged or [taught]
     return found
 
 
@@ -87,6 +104,9 @@ def data_of(setting: Setting, n_labels: int | None, seed: int) -> Data:
     parts, left_out = assign_splits(setting.labels, setting.features.splits)
     parts = {name: part if name == "test" else draw(part, spec) for name, part in parts.items()}
     windows = {name: windows_of(part, setting.features) for name, part in parts.items()}
+    if setting.judge is not None:
+        parts["test"] = setting.judge.labels
+        windows["test"] = windows_of(setting.judge.labels, setting.judge.features)
     return Data(setting.features, parts, windows, left_out)
 
 
@@ -189,6 +209,8 @@ def trivial_rows(setting: Setting) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bars", type=Path, help="bars for hindsight labels besides the synthetic ones")
+    parser.add_argument("--judge", type=Path, nargs="+", default=[], help="bars to judge what --bars taught on")
+    parser.add_argument("--market-seed", type=int, default=7, help="of the synthetic bars")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="settings whose name holds this text")
     parser.add_argument("--labels", type=int, nargs="+", default=[174, 0], help="training labels; 0: all there are")
@@ -198,7 +220,10 @@ def main() -> None:
     table = Table(
         "bars, labels", "model", "training labels", "F1 macro", "Hit@±3", "joint", title="Test, last 20 % of the time"
     )
-    for setting in settings(options.bars):
+    found = synthetic_settings(options.market_seed)
+    if options.bars is not None:
+        found += real_settings(options.bars, options.judge)
+    for setting in found:
         if options.only and options.only not in setting.name:
             continue
         for n_labels in options.labels:

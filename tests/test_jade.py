@@ -18,7 +18,7 @@ from moola.models.jade_core import (  # noqa: E402
     N_CONTEXT,
     N_DESCRIPTORS,
     JadeCompact,
-    at_span_ends,
+    at_last_bars,
     context_features,
     decode_spans,
     initialize_model_biases,
@@ -106,7 +106,7 @@ def test_pointers_lie_in_the_unit_interval(training: bool) -> None:
 def test_pointers_in_eval_mode_are_the_decoded_span() -> None:
     model = small().eval()
     output = model(windows())
-    start, end = decode_spans(output["span_logits"])
+    start, end = decode_spans(output["span_probs"])
     assert torch.allclose(output["pointers"][:, 0], 0.5 * (start + end) / 104)
     assert torch.allclose(output["pointers"][:, 1], (end - start + 1) / 105)
 
@@ -181,12 +181,12 @@ def test_counts_that_do_not_fit_the_classes_are_refused(counts: list[int]) -> No
 
 
 def spans_of(start: Any, end: Any, length: Any) -> Any:
-    """[T], [T], [L] scores -> span_logits [1, T, L], pair by pair."""
+    """[T], [T], [L] scores -> their softmax over the spans, span_probs [1, T, L], pair by pair."""
     logits = torch.full((1, WINDOW, len(length)), -1e4)
     for s in range(WINDOW):
         for bars in range(1, min(len(length), WINDOW - s) + 1):
             logits[0, s, bars - 1] = start[s] + end[s + bars - 1] + length[bars - 1]
-    return logits
+    return torch.softmax(logits.flatten(1), dim=1).view(logits.shape)
 
 
 def peaks(*bars_and_logits: tuple[int, float]) -> Any:
@@ -198,8 +198,8 @@ def peaks(*bars_and_logits: tuple[int, float]) -> Any:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (0, 104), (104, 104), (40, 47), (41, 47)])
 def test_a_sure_span_is_decoded_as_it_is(start: int, end: int) -> None:
-    logits = spans_of(peaks((start, 0)), peaks((end, 0)), torch.zeros(WINDOW))
-    assert [b.item() for b in decode_spans(logits)] == [start, end]
+    probs = spans_of(peaks((start, 0)), peaks((end, 0)), torch.zeros(WINDOW))
+    assert [b.item() for b in decode_spans(probs)] == [start, end]
 
 
 @pytest.mark.parametrize("longest", [2, 7, 32, WINDOW])
@@ -207,7 +207,7 @@ def test_a_decoded_span_lies_in_the_window_and_is_no_longer_than_may_be(longest:
     model = small(longest_move=longest).eval()
     with torch.no_grad():
         model.head.weight.mul_(100)
-        start, end = decode_spans(model(windows())["span_logits"])
+        start, end = decode_spans(model(windows())["span_probs"])
     assert ((start >= 0) & (start <= end) & (end < WINDOW) & (end - start < longest)).all()
 
 
@@ -222,9 +222,9 @@ def test_decoding_prefers_the_neighbourhood_with_more_probability() -> None:
 @pytest.mark.parametrize("longest", [9, WINDOW])
 def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
     rng = np.random.default_rng(1)
-    logits = spans_of(*(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest)))
+    probs = spans_of(*(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest)))
     spans = [(s, s + k) for s in range(WINDOW) for k in range(longest) if s + k < WINDOW]
-    pairs = {(s, e): float(logits[0, s, e - s].exp()) for s, e in spans}
+    pairs = {(s, e): float(probs[0, s, e - s]) for s, e in spans}
     reward = {
         centre: sum(
             p * (1 - 0.5 * ((s + e - centre) / (2 * HIT_BARS)) ** 2)
@@ -235,11 +235,11 @@ def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
     }
     best = max(reward, key=lambda centre: reward[centre])
     wanted = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])
-    assert tuple(bar.item() for bar in decode_spans(logits)) == wanted
+    assert tuple(bar.item() for bar in decode_spans(probs)) == wanted
 
 
 @pytest.mark.parametrize("longest", [2, 9, WINDOW])
-def test_span_logits_are_the_sums_they_should_be(longest: int) -> None:
+def test_spans_and_their_ends_are_the_sums_they_should_be(longest: int) -> None:
     """Scores of both ends, of the length and of the descriptors, over all spans; the marginals by a plain loop."""
     model, x = small(longest_move=longest).eval(), windows(2)
     model.set_length_prior([2] * 3 + [1])
@@ -247,11 +247,11 @@ def test_span_logits_are_the_sums_they_should_be(longest: int) -> None:
         model.span.normal_(std=0.05)
         output = model(x)
         told = model.head(model.encode(x))
-        worth = 10 * torch.einsum("d,dbtl->btl", model.span, span_descriptors(price_path(x), longest))
+        worth = 10 * torch.einsum("d,dblt->btl", model.span, span_descriptors(price_path(x), longest)[..., :WINDOW])
         for i in range(2):
-            score = spans_of(told[i, :, 0], told[i, :, 1], model.length_log_prior)[0] + worth[i]
-            wanted = torch.log_softmax(score.flatten(), 0).view(WINDOW, longest).exp()
-            assert torch.allclose(output["span_logits"][i].exp(), wanted, atol=1e-6)
+            wanted = spans_of(told[i, :, 0], told[i, :, 1], model.length_log_prior)[0] * worth[i].exp()
+            wanted /= wanted.sum()
+            assert torch.allclose(output["span_probs"][i], wanted, atol=1e-6)
             end = torch.zeros(WINDOW)
             for s in range(WINDOW):
                 for k in range(min(longest, WINDOW - s)):
@@ -265,8 +265,8 @@ def test_span_descriptors_are_those_of_the_bars() -> None:
     market = bars(gap=0.0)
     window = market.iloc[200 : 200 + WINDOW]
     x = torch.from_numpy(compute_features(market)[None, 200 : 200 + WINDOW])
-    told = span_descriptors(price_path(x), 12)[:, 0].numpy()
-    assert told.shape == (N_DESCRIPTORS, WINDOW, 12)
+    told = span_descriptors(price_path(x), 12)[:, 0, :, :WINDOW].numpy()
+    assert told.shape == (N_DESCRIPTORS, 12, WINDOW)
     close, step = window.close.to_numpy(), window.close.diff().abs().to_numpy()
     previous = window.close.shift()
     reach = pd.concat([window.high - window.low, (window.high - previous).abs(), (window.low - previous).abs()], axis=1)
@@ -278,7 +278,7 @@ def test_span_descriptors_are_those_of_the_bars() -> None:
             if free[s - 20 : s + k + 1].all():
                 net = abs(close[s + k] - close[s - 1])
                 far, straight = net / atr[s - 1] / 4, net / step[s : s + k + 1].sum()
-                assert told[:3, s, k] == pytest.approx([far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02)
+                assert told[:3, k, s] == pytest.approx([far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02)
                 compared += 1
     assert compared > 100
     assert np.allclose(told[6], np.maximum(told[2] - 0.5, 0))  # the first hinge of the third
@@ -291,15 +291,14 @@ def test_every_span_descriptor_is_alive_where_prices_drift() -> None:
     x = torch.from_numpy(compute_features(drift)[None, 200 : 200 + WINDOW])
     told = span_descriptors(price_path(x), 32)
     assert told.isfinite().all()
-    assert (told.std(dim=(1, 2, 3)) > 0).all()
+    assert (told[..., :WINDOW].std(dim=(1, 2, 3)) > 0).all()
 
 
-def test_span_ends_repeat_the_last_bar() -> None:
-    series = torch.arange(float(WINDOW))[None]
-    ends = at_span_ends(series, 3)
-    assert ends.shape == (1, WINDOW, 3)
-    assert ends[0, 50].tolist() == [50, 51, 52]
-    assert ends[0, -1].tolist() == [104, 104, 104]
+def test_the_last_bar_of_a_span_is_the_windows_where_it_would_lie_outside() -> None:
+    bars = at_last_bars(torch.arange(float(WINDOW))[None], 3)
+    assert bars.shape == (1, 3, WINDOW + 2)
+    assert bars[0, :, 50].tolist() == [50, 51, 52]
+    assert bars[0, :, 104].tolist() == [104, 104, 104]
 
 
 def test_the_length_prior_is_that_of_the_labels() -> None:

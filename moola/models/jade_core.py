@@ -5,12 +5,12 @@
         +----------------|--------------------------> BiLSTM --> h [B, T, 2H]
                          v                                       |--> a score per bar as start, and as end [B, T]
                   descriptors of spans --> a score per span --+  |        |
-                                                              +-----------+--> span_logits [B, T, L]
+                                                              +-----------+--> span_probs [B, T, L]
                                                                  |
                                                                  +--> bar_logits [B, T, K]: the type, were this
                                                                       the bar at which the move starts
 
-    start_logits, end_logits [B, T] = span_logits, summed over what else a span has
+    start_logits, end_logits [B, T] = logs of span_probs, summed over what else a span has
     type = bar_logits' probabilities, averaged over the bars with the start distribution as attention
 
 Three ideas carry the accuracy at a few hundred labels. The type of a window is the state of the market BEFORE the
@@ -47,7 +47,8 @@ STRAIGHT_KNOTS = (0.5, 0.75, 0.9)  # and that of its |net| / path
 N_DESCRIPTORS = 3 + 2 * len(FAR_KNOTS) + len(STRAIGHT_KNOTS)
 SPAN_GAIN = 10.0  # lets the few weights of a span's score move as fast as the sums of many in the heads
 HIT_BARS = 3  # `decode` looks for the centre that has the most probability within this many bars
-FAR_BELOW = -1e4  # a log-probability that is none, finite so that no gradient becomes nan
+FAR_BELOW = -1e4  # the score of what cannot be: its probability is 0, and no gradient becomes nan
+LEAST = 1e-37  # the smallest probability of which a logarithm is taken
 
 
 class PricePath(NamedTuple):
@@ -70,7 +71,6 @@ class JadeCompact(nn.Module):
     length_log_prior: Tensor
     input_gain: Tensor
     outside: Tensor
-    ends_at: Tensor
 
     def __init__(
         self,
@@ -108,12 +108,8 @@ class JadeCompact(nn.Module):
         gain[[SINCE_SH, SINCE_SL]] = SINCE_GAIN
         self.register_buffer("input_gain", gain, persistent=False)
         self.register_buffer("length_log_prior", torch.zeros(longest_move))  # [L] of a span of 1, 2, ..., L bars
-        starts, ends = torch.arange(WINDOW)[:, None], span_ends(longest_move)  # [T, 1], [T, L]
-        self.register_buffer("outside", torch.where(ends >= WINDOW, FAR_BELOW, 0.0), persistent=False)  # [T, L]
-        # Where in [T * L + 1] spans the one of each length that ends at a bar is; the last of them is none.
-        begun = starts - torch.arange(longest_move)  # [T, L]
-        place = torch.where(begun < 0, WINDOW * longest_move, begun * longest_move + torch.arange(longest_move))
-        self.register_buffer("ends_at", place, persistent=False)
+        last_bars = torch.arange(longest_move)[:, None] + torch.arange(row_length(longest_move))  # [L, R]
+        self.register_buffer("outside", torch.where(last_bars >= WINDOW, FAR_BELOW, 0.0), persistent=False)
 
     def encode(self, x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
         """[B, T, F], [B, T] bool -> [B, T, 2H]. Bars that are not valid are read as zeros."""
@@ -122,7 +118,7 @@ class JadeCompact(nn.Module):
     def forward(self, x: Tensor, valid_mask: Tensor | None = None) -> dict[str, Tensor]:
         """[B, T, F] -> logits [B, K], bar_logits [B, T, K] of the types, sigma_ptr, sigma_type, and
 
-        span_logits [B, T, L]  of a move that starts at this bar and has 1, 2, ..., L bars
+        span_probs [B, T, L]   of a move that starts at this bar and has 1, 2, ..., L bars
         start_logits, end_logits [B, T]; all logits are log-probabilities, over bars here and over types there
         pointers [B, 2]   centre = 0.5 (start + end) / 104 and length = (end - start + 1) / 105, both in [0, 1]:
                           of the decoded span in eval mode; in training mode of the expected start and end, which can
@@ -138,12 +134,12 @@ class JadeCompact(nn.Module):
             "sigma_type": self.log_sigma_type.exp(),
         }
         if self.predict_pointers:
-            spans = self._spans(told[..., 0], told[..., 1], path)  # [B, T, L]
-            none = spans.new_full((len(spans), 1), FAR_BELOW)
-            start_logits = torch.logsumexp(spans, dim=2)  # [B, T]
-            end_logits = torch.logsumexp(torch.cat([spans.flatten(1), none], dim=1)[:, self.ends_at], dim=2)
-            output |= {"span_logits": spans, "start_logits": start_logits, "end_logits": end_logits}
-            output["pointers"] = self._pointers(spans, start_logits, end_logits)  # [B, 2]
+            spans = self._spans(told[..., 0], told[..., 1], path)  # [B, L, R]
+            start, end = spans[..., :WINDOW].sum(1), by_last_bar(spans).sum(1)  # [B, T]
+            start_logits, end_logits = start.clamp(min=LEAST).log(), end.clamp(min=LEAST).log()
+            span_probs = spans[..., :WINDOW].transpose(1, 2)  # [B, T, L]
+            output |= {"span_probs": span_probs, "start_logits": start_logits, "end_logits": end_logits}
+            output["pointers"] = self._pointers(span_probs, start, end)  # [B, 2]
         else:
             start_logits = torch.log_softmax(told[..., 0], dim=1)
         output["logits"] = torch.logsumexp(start_logits.unsqueeze(-1) + bar_logits, dim=1)  # [B, K]
@@ -158,11 +154,12 @@ class JadeCompact(nn.Module):
         return torch.as_tensor(h), path
 
     def _spans(self, start: Tensor, end: Tensor, path: PricePath) -> Tensor:
-        """Scores of the bars as start and as end, [B, T] each -> log-probabilities of the spans [B, T, L]."""
-        worth = torch.tensordot(self.span, span_descriptors(path, self.longest_move), dims=1)  # [B, T, L]
-        fixed = self.length_log_prior + self.outside  # [T, L]
-        score = SPAN_GAIN * worth + start.unsqueeze(2) + at_span_ends(end, self.longest_move) + fixed
-        return torch.log_softmax(score.flatten(1), dim=1).view(score.shape)
+        """Scores of the bars as start and as end, [B, T] each -> probabilities of the spans [B, L, R]."""
+        told = span_descriptors(path, self.longest_move)  # [D, B, L, R]
+        worth = torch.mv(told.flatten(1).t(), self.span).view(told.shape[1:])
+        fixed = self.length_log_prior[:, None] + self.outside  # [L, R]
+        score = SPAN_GAIN * worth + at_first_bars(start, self.longest_move) + at_last_bars(end, self.longest_move)
+        return torch.softmax((score + fixed).flatten(1), dim=1).view(score.shape)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """All weights but the encoder's and the sigmas."""
@@ -187,14 +184,14 @@ class JadeCompact(nn.Module):
         smooth = functional.conv1d((counts + 0.5).view(1, 1, -1), kernel, padding=1).flatten()  # [L]
         self.length_log_prior.copy_((smooth / smooth.sum()).log())
 
-    def _pointers(self, spans: Tensor, start_logits: Tensor, end_logits: Tensor) -> Tensor:
-        """[B, T, L], [B, T], [B, T] log-probabilities -> [B, 2] centre and length."""
+    def _pointers(self, span_probs: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """[B, T, L], [B, T], [B, T] probabilities -> [B, 2] centre and length."""
         if self.training:
-            bars = torch.arange(WINDOW, device=spans.device, dtype=spans.dtype)
-            start, end = start_logits.exp() @ bars, end_logits.exp() @ bars  # [B]
+            bars = torch.arange(WINDOW, device=start.device, dtype=start.dtype)
+            first, last = start @ bars, end @ bars  # [B]
         else:
-            start, end = (bar.to(spans.dtype) for bar in decode_spans(spans))  # [B]
-        return torch.stack([0.5 * (start + end) / (WINDOW - 1), (end - start + 1) / WINDOW], dim=1)
+            first, last = (bar.to(start.dtype) for bar in decode_spans(span_probs))  # [B]
+        return torch.stack([0.5 * (first + last) / (WINDOW - 1), (last - first + 1) / WINDOW], dim=1)
 
     def _check(self, x: Tensor, valid_mask: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[1:] != (WINDOW, self.input_size):
@@ -217,41 +214,56 @@ def initialize_model_biases(model: JadeCompact, class_counts: Sequence[int] | Te
 
 
 @torch.no_grad()
-def decode_spans(span_logits: Tensor) -> tuple[Tensor, Tensor]:
+def decode_spans(span_probs: Tensor) -> tuple[Tensor, Tensor]:
     """[B, T, L] -> the span (start, end) [B] int64 each, both inclusive, 0 <= start <= end <= 104.
 
     The centre is the one with the most probability within HIT_BARS of it, nearer bars counting a little more; the span
     is the likeliest one of that centre. Where a window holds two moves this picks the likelier move, which the
     likeliest span need not belong to.
     """
-    batch, _, longest = span_logits.shape
-    starts = torch.arange(WINDOW, device=span_logits.device)[:, None]
-    ends = span_ends(longest).to(span_logits.device)  # [T, L]
+    batch, _, longest = span_probs.shape
+    starts = torch.arange(WINDOW, device=span_probs.device)[:, None].expand(-1, longest)  # [T, L]
+    ends = starts + torch.arange(longest, device=span_probs.device)
     inside = ends < WINDOW
-    logits, twice_centre = span_logits[:, inside], (starts + ends)[inside]  # [B, S], [S] 0..208
-    mass = logits.new_zeros(batch, 2 * WINDOW - 1).index_add_(1, twice_centre, torch.softmax(logits, dim=1))
-    offsets = torch.arange(-2 * HIT_BARS, 2 * HIT_BARS + 1, device=logits.device) / (2 * HIT_BARS)  # -1..1
+    probs, twice_centre = span_probs[:, inside], (starts + ends)[inside]  # [B, S], [S] 0..208
+    mass = probs.new_zeros(batch, 2 * WINDOW - 1).index_add_(1, twice_centre, probs)
+    offsets = torch.arange(-2 * HIT_BARS, 2 * HIT_BARS + 1, device=probs.device) / (2 * HIT_BARS)  # -1..1
     near = 1 - 0.5 * offsets**2  # [13]
     score = functional.conv1d(mass[:, None], near.to(mass)[None, None], padding=2 * HIT_BARS)[:, 0]  # [B, 209]
     best = score.argmax(dim=1, keepdim=True)  # [B, 1]; with spans of 1 and of 2 bars every centre is one's
-    chosen = logits.masked_fill(twice_centre[None] != best, -math.inf).argmax(dim=1)  # [B]
-    return starts.expand_as(ends)[inside][chosen], ends[inside][chosen]
+    chosen = probs.masked_fill(twice_centre[None] != best, -1.0).argmax(dim=1)  # [B]
+    return starts[inside][chosen], ends[inside][chosen]
 
 
-def span_ends(longest: int) -> Tensor:
-    """[T, L] the last bar of the span that starts at a bar and has 1, 2, ..., L bars; T and above are outside."""
-    return torch.arange(WINDOW)[:, None] + torch.arange(longest)
+# Spans are worked on as [B, L, R]: row l holds the spans of l + 1 bars, by the bar at which they start. R = T + L - 1
+# so that the rows, read as if they were one bar shorter each, hold them by the bar at which they end, without a copy.
 
 
-def at_span_ends(series: Tensor, longest: int) -> Tensor:
-    """[B, T] -> [B, T, L]: the value at the last bar of each span; of spans that end outside, the window's last."""
-    last = series[:, -1:].expand(-1, longest - 1)
-    return torch.cat([series, last], dim=1).unfold(1, longest, 1)
+def row_length(longest: int) -> int:
+    """R. Columns T and above are of no span; nor are spans of which the last bar is T or above."""
+    return WINDOW + longest - 1
+
+
+def by_last_bar(spans: Tensor) -> Tensor:
+    """[B, L, R] -> [B, L, T]: the same by the last bar of the span; where there is no such span, a column of none."""
+    batch, longest, row = spans.shape
+    return spans.flatten(1)[:, : longest * (row - 1)].view(batch, longest, row - 1)[..., :WINDOW]
+
+
+def at_first_bars(series: Tensor, longest: int) -> Tensor:
+    """[B, T] -> [B, 1, R]: the value at the bar at which a span starts."""
+    return functional.pad(series, (0, longest - 1)).unsqueeze(1)
+
+
+def at_last_bars(series: Tensor, longest: int) -> Tensor:
+    """[B, T] -> [B, L, R]: the value at the last bar of each span; of spans that end outside, the window's last."""
+    last = series[:, -1:].expand(-1, 2 * (longest - 1))
+    return torch.cat([series, last], dim=1).unfold(1, row_length(longest), 1)
 
 
 @torch.no_grad()
 def span_descriptors(path: PricePath, longest: int) -> Tensor:
-    """[D, B, T, L]: how far and how straight prices went from the close before a span to its last close.
+    """[D, B, L, R]: how far and how straight prices went from the close before a span to its last close.
 
     Net move in 4 ATR, the ATR being the mean true range of the ATR_BARS before the span; |net| / path; net move in
     ATR per square root of a bar, which is what a random walk's would be measured in; and hinges of the three, so that
@@ -260,15 +272,19 @@ def span_descriptors(path: PricePath, longest: int) -> Tensor:
     atr = trailing_mean(path.true_range, ATR_BARS) + 1e-6
     before, atr = (torch.cat([series[:, :1], series[:, :-1]], dim=1) for series in (path.close, atr))  # [B, T]
     travelled = functional.pad((path.close - before).abs(), (1, 0)).cumsum(1)  # [B, 1 + T]
-    net = (at_span_ends(path.close, longest) - before.unsqueeze(2)).abs()  # [B, T, L]
-    way = at_span_ends(travelled[:, 1:], longest) - travelled[:, :-1].unsqueeze(2)
-    far = (net / (4 * atr).unsqueeze(2)).clamp(max=CONTEXT_LIMIT)
-    straight = (net / (way + 1e-6)).clamp(max=1.0)
-    fast = far * 4 / torch.arange(1, longest + 1, device=net.device).sqrt()
-    columns = [far, straight, fast]
-    columns += [(series - knot).relu() for series in (far, fast) for knot in FAR_KNOTS]
-    columns += [(straight - knot).relu() for knot in STRAIGHT_KNOTS]
-    return torch.stack(columns)
+    net = (at_last_bars(path.close, longest) - at_first_bars(before, longest)).abs()  # [B, L, R]
+    way = (at_last_bars(travelled[:, 1:], longest) - at_first_bars(travelled[:, :-1], longest)).abs()
+    bars = torch.arange(1, longest + 1, device=net.device)[:, None]  # [L, 1]
+    told = net.new_empty(N_DESCRIPTORS, *net.shape)  # written in place: a step is mostly about memory here
+    far, straight, fast = told[:3]
+    torch.mul(net, at_first_bars(1 / (4 * atr), longest), out=far).clamp_(max=CONTEXT_LIMIT)
+    torch.div(net, way + 1e-6, out=straight).clamp_(max=1.0)
+    torch.mul(far, 4 / bars.sqrt(), out=fast)
+    hinges = [(series, knot) for series in (far, fast) for knot in FAR_KNOTS]
+    hinges += [(straight, knot) for knot in STRAIGHT_KNOTS]
+    for column, (series, knot) in zip(told[3:], hinges, strict=True):
+        torch.sub(series, knot, out=column).clamp_(min=0)
+    return told
 
 
 @torch.no_grad()
@@ -287,7 +303,7 @@ def price_path(x: Tensor, range_period: int = 20, atr_period: int = 10) -> Price
     reach = z * torch.exp((log_average - log_average.mean(1, keepdim=True)).clamp(-20, 20))  # [B, T] high - low
     body = x[..., BODY_PCT] * reach
     below_open, above_open = x[..., OPEN_NORM] * reach, (1 - x[..., OPEN_NORM]) * reach
-    distance, since = x[..., [DIST_SH, DIST_SL]], x[..., [SINCE_SH, SINCE_SL]]  # [B, T, 2]
+    distance, since = x[..., DIST_SH : DIST_SL + 1], x[..., SINCE_SH : SINCE_SL + 1]  # [B, T, 2]
     trust = _trust(distance, since)  # [B, T - 1, 2]
     trusted = trust.sum(-1)
     # The distance from a high falls as the price rises.

@@ -134,7 +134,7 @@ def predict(
         output = model(batch["x"].to(device), batch["valid_mask"].to(device))
         logits.append(output["logits"].double().cpu())
         if model.predict_pointers:
-            spans.append(torch.stack(decode_spans(output["span_logits"]), 1).cpu())
+            spans.append(torch.stack(decode_spans(output["span_probs"]), 1).cpu())
         else:
             spans.append(torch.tensor([[0, WINDOW - 1]]).expand(len(batch["x"]), 2))
         if on_batch:
