@@ -33,9 +33,10 @@ from moola.bars import read_bars
 from moola.features import FeatureConfig, compute_features
 from moola.labels import LabelSet, assign_splits, hindsight_labels, place_windows, planted_labels
 from moola.metrics import Predictions
+from moola.predict import as_predictions
 from moola.specs import LabelConfig, MarketConfig, SplitConfig, TrainConfig, TrainSpec
 from moola.synthetic import make_market
-from moola.train import Data, QuietHooks, as_predictions, draw, fit_once, new_model, windows_of
+from moola.train import Data, QuietHooks, draw, fit_once, new_model, windows_of
 from moola.training import loop
 from moola.training.batches import setup_optimized_dataloader
 from moola.windows import FeatureSet, split_windows, valid_rows

@@ -103,6 +103,8 @@ def train(
 ) -> None:
     """Features and labels in; a model out. With metrics beside their baselines, gates and a report."""
     flags = {"labels.source": labels, "features": features, "fraction": fraction, "training.seed": seed}
+    if resume is not None and (force or spec or set_ or any(value is not None for value in flags.values())):
+        raise typer.BadParameter("--resume goes on with the run's own spec: give no other spec field and no --force")
     from deploy.start import Order, start
     from jobs.train import SPEC, prepare
     from moola.runs import find_run, read_spec_document
@@ -114,7 +116,7 @@ def train(
     assert isinstance(resolved, TrainSpec)
     store_ = _store(settings)
     if resume is not None:
-        run_id = find_run(store_, resume)
+        run_id = find_run(store_, resume, "train")
         inputs: dict[str, Path] = {}
         document = read_spec_document(store_, run_id)
     else:
@@ -138,23 +140,28 @@ def predict(
     work: WorkOption = None,
 ) -> None:
     """What a model says of new bars. Type, probabilities, where the move starts and ends."""
-    import pandas as pd
+    from moola.machine import spin_less
 
+    if out.suffix.lower() not in (".parquet", ".csv"):
+        raise typer.BadParameter(f"--out must end in .parquet or .csv, got {out}")
+    spin_less()
+    from deploy.tail import count_bar
+    from moola import WINDOW
     from moola.bars import read_bars
-    from moola.features import FeatureConfig, compute_features
+    from moola.predict import MODEL, WEIGHTS, load_model, predict_bars
     from moola.runs import find_run, pull_files, require_manifest
-    from moola.train import MODEL, WEIGHTS, load_model, predict_bars
 
     settings = _settings(store, work)
     store_ = _store(settings)
-    run_id = find_run(store_, run)
+    run_id = find_run(store_, run, "train")
     folder = settings.work / "models" / run_id
     pull_files(store_, require_manifest(store_, run_id), folder, only=(WEIGHTS, MODEL))
     model, info = load_model(folder)
     frame = read_bars(bars, timezone=timezone).frame
-    rows = compute_features(frame, FeatureConfig.model_validate(info["feature_config"]))
-    table = predict_bars(model, info, rows, pd.DatetimeIndex(frame.index), every)
-    if out.suffix == ".csv":
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with count_bar("predict", (len(frame) - WINDOW) // every + 1, "windows") as advance:
+        table = predict_bars(model, info, frame, every, advance)
+    if out.suffix.lower() == ".csv":
         table.to_csv(out, index=False)
     else:
         table.to_parquet(out, index=False)

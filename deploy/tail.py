@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -102,19 +105,24 @@ def terminal() -> Console:
     return Console(stderr=True)
 
 
+def byte_bar(description: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar of bytes done."""
+    said = f"{description}{f': {total / 1e6:,.1f} MB' if total else ''}"
+    return _bar(description, said, total, DownloadColumn(), TransferSpeedColumn())
+
+
+def count_bar(description: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar of things done."""
+    return _bar(description, f"{description}: {total:,} {unit}", total, MofNCompleteColumn(), TextColumn(unit))
+
+
 @contextlib.contextmanager
-def byte_bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes done on a terminal; elsewhere one line at the start. Yields the function to advance it."""
+def _bar(description: str, said: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[[int], None]]:
+    """On a terminal a bar; elsewhere one line at the start. Yields the function to advance it."""
     console = terminal()
     if not console.is_terminal:
-        console.print(f"{description}{f': {total / 1e6:,.1f} MB' if total else ''}", highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        console.print(said, highlight=False)
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda amount: bar.advance(task, amount)

@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# GNU OpenMP's threads wait for each other by spinning: on a machine that is busy with something else, a training step
-# took 1,369 ms instead of 74. It reads this once, when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from moola.errors import EXIT_DONE, EXIT_TERMINATED, DataError, MoolaError
+from moola.machine import spin_less
 from moola.runs import (
     Attempt,
     describe_input,
@@ -33,6 +31,7 @@ from moola.signals import Stopped
 from moola.specs import TrainSpec, read_spec
 from moola.store import Store, fetch_uri
 
+spin_less()
 SPEC = Path(os.environ.get("MOOLA_SPEC") or Path(__file__).with_suffix(".yaml"))
 NO_FILE = ("hindsight", "planted")  # label sources that are no file
 FILE = "file"  # what the resolved spec says where the labels are an input
@@ -42,10 +41,10 @@ def prepare(
     spec: TrainSpec, store: Store, work: Path, *, force: bool = False
 ) -> tuple[str, dict[str, Any], dict[str, Path]]:
     """(run id, spec.json, input files) of a train run; nothing is sent yet. Raises DataError for what is not there."""
-    features = find_run(store, spec.features) if spec.features else newest_run(store, "precompute")
+    features = find_run(store, spec.features, "precompute") if spec.features else newest_run(store, "precompute")
     if features is None:
         raise DataError(f"features: no precompute run is committed in {store.url}; run precompute first")
-    encoder = find_run(store, spec.encoder) if spec.encoder else None
+    encoder = find_run(store, spec.encoder, "train") if spec.encoder else None
     inputs: dict[str, Path] = {}
     labels = spec.labels
     if labels.source not in NO_FILE:

@@ -373,7 +373,10 @@ def read_labels(
         path.name, config.classes, label_index, start, end, _window_ids(table), anchor, first, last, bars,
         left_out=left_out,
     ).take(kept)  # fmt: skip
-    return labels if labels.bars is None else _with_features(labels, labels.bars, features or FeatureConfig())
+    if labels.bars is None:
+        return labels
+    rows, valid = features_of_windows(labels.bars, features or FeatureConfig())
+    return replace(labels, features=rows, valid=valid)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -399,11 +402,12 @@ def _without_grades(table: pd.DataFrame, grades: Sequence[str], place: str) -> t
     """The rows that stay, under their old row numbers, and how many went for which grade."""
     left_out = {}
     if "grade" in table:
-        grade = table["grade"].astype(str)
-        left_out = {f"grade {name}": int((grade == name).sum()) for name in grades}
-        table = table[~grade.isin(grades)]
+        grade = table["grade"].astype(str).str.strip().str.upper()
+        left_out = {f"grade {name}": int((grade == name.upper()).sum()) for name in grades}
+        table = table[~grade.isin([name.upper() for name in grades])]
     if table.empty:
-        raise DataError(f"a file must hold at least one label, got none besides {left_out} ({place})")
+        besides = "".join(f", besides {n} of {grade}" for grade, n in _counted(left_out).items())
+        raise DataError(f"a file must hold at least one label, got none{besides} ({place})")
     return table, left_out
 
 
@@ -428,7 +432,8 @@ def _pointers(table: pd.DataFrame, place: str) -> tuple[NDArray[np.int64], NDArr
     ends = []
     for name in ("expansion_start", "expansion_end"):
         number = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        whole = (number >= 0) & (number < WINDOW) & (number == np.floor(number))
+        a_bar = ~table[name].map(lambda value: isinstance(value, bool | np.bool_)).to_numpy(np.bool_)
+        whole = a_bar & (number >= 0) & (number < WINDOW) & (number == np.floor(number))
         _refuse(~whole, f"{name} must be a bar 0..{WINDOW - 1} of the window", table[name].tolist(), table.index, place)
         ends.append(number.astype(np.int64))
     start, end = ends
@@ -466,8 +471,11 @@ def _own_bars(windows: "pd.Series[Any]", place: str) -> NDArray[np.float64]:
         if window.shape not in (bars.shape[1:], (WINDOW * len(PRICES),)):
             raise DataError(f"features must be {_BARS}, got shape {window.shape} {where}")
         bars[k] = window.reshape(bars.shape[1:])
-        finite, ordered = np.isfinite(bars[k]).all(axis=1), _in_order(bars[k])
-        for good, rule in ((finite, "features must be finite"), (ordered, "open and close must lie in [low, high]")):
+        rules = {
+            "prices must be finite and > 0": (np.isfinite(bars[k]) & (bars[k] > 0)).all(axis=1),
+            "open and close must lie in [low, high]": _in_order(bars[k]),
+        }
+        for rule, good in rules.items():
             if not good.all():
                 at = int(np.argmin(good))
                 raise DataError(
@@ -524,11 +532,12 @@ def _window_ids(table: pd.DataFrame) -> NDArray[np.object_]:
     return ids.astype(str).to_numpy(object)
 
 
-def _with_features(labels: LabelSet, bars: NDArray[np.float64], config: FeatureConfig) -> LabelSet:
-    """The same labels with features [n, T, F], each window a series of its own, and the mask of its warm-up."""
+def features_of_windows(
+    bars: NDArray[np.float64], config: FeatureConfig
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Bars [n, T, 4] -> (features [n, T, F], valid [n, T]): each window a series of its own, its warm-up masked."""
     rows = [compute_features(pd.DataFrame(window, columns=list(PRICES)), config) for window in bars]
-    valid = np.tile(valid_rows(np.zeros(WINDOW, np.bool_)), (len(labels), 1))
-    return replace(labels, features=np.stack(rows), valid=valid)
+    return np.stack(rows), np.tile(valid_rows(np.zeros(WINDOW, np.bool_)), (len(bars), 1))
 
 
 def _span(times: pd.DatetimeIndex) -> str:

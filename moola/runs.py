@@ -463,14 +463,17 @@ def require_manifest(store: Store, run_id: str) -> dict[str, Any]:
     return manifest
 
 
-def find_run(store: Store, name: str) -> str:
-    """A run's whole id from its start. Raises DataError if none, or more than one, starts so."""
-    if store.head(run_key(name, "spec.json")):
-        return name
-    matches = [run_id for run_id in store.children("runs") if run_id.startswith(name)]
+def find_run(store: Store, name: str, job: str | None = None) -> str:
+    """A run's whole id from its start. Raises DataError if none, or more than one, starts so, or if it is not one of
+    `job`."""
+    matches = [name]
+    if not store.head(run_key(name, "spec.json")):
+        matches = [run_id for run_id in store.children("runs") if run_id.startswith(name)]
     if len(matches) != 1:
         found = ", ".join(matches) or "none"
         raise DataError(f"RUN must be a run's id or the start of exactly one, got {name!r}: {found} ({store.url})")
+    if job is not None and read_spec_document(store, matches[0])["job"] != job:
+        raise DataError(f"RUN must be a {job} run, got {matches[0]} ({store.url})")
     return matches[0]
 
 

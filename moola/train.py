@@ -1,7 +1,6 @@
 """Training: a feature set and labels -> Jade, its metrics beside their baselines, gates, and a report."""
 
 import io
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from moola import WINDOW, metrics, report
 from moola.errors import DataError
 from moola.features import FEATURE_NAMES, N_FEATURES, FeatureConfig
 from moola.labels import (
+    MIN_PER_CLASS,
     LabelSet,
     assign_splits,
     hindsight_labels,
@@ -29,6 +29,7 @@ from moola.metrics import Predictions, Targets
 from moola.models import build_model
 from moola.models.jade_core import JadeCompact, initialize_model_biases
 from moola.precompute import JSON, MOVES, PARQUET
+from moola.predict import MODEL, WEIGHTS, as_predictions
 from moola.runs import Attempt, newest_checkpoint, pull_files, pull_input, require_manifest
 from moola.signals import held_signals
 from moola.specs import CrossValidation, TrainSpec
@@ -44,12 +45,10 @@ from moola.windows import (
     Split,
     read_feature_set,
     to_json,
-    valid_rows,
     window_view,
 )
 
 log = logging.getLogger("moola")
-WEIGHTS, MODEL = "model.safetensors", "model.json"
 SAFETENSORS, HTML = "application/x-safetensors", "text/html"
 ENCODER = "encoder."
 VALIDATION_SHARE = 0.15  # of the time before a fold's test, its last part
@@ -57,12 +56,13 @@ VALIDATION_SHARE = 0.15  # of the time before a fold's test, its last part
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on: labels and windows by split."""
+    """What a run trains on: labels and windows by split, and the labels of each fold by its splits."""
 
     features: FeatureSet
     labels: dict[str, LabelSet]
     windows: dict[str, WindowDataset]
     left_out: dict[str, int]
+    folds: tuple[dict[str, LabelSet], ...] = ()
 
     def targets(self, name: str) -> Targets:
         part = self.labels[name]
@@ -120,7 +120,8 @@ def load_data(attempt: Attempt, spec: TrainSpec, inputs: Mapping[str, Any], feat
         n_bars = {name: split.stop - split.start for name, split in features.splits.items()}
         parts, left_out = split_in_order(labels, {k: n / sum(n_bars.values()) for k, n in n_bars.items()})
     parts["train"] = draw(parts["train"], spec)
-    return Data(features, parts, {name: windows_of(part, features) for name, part in parts.items()}, left_out)
+    folds = () if spec.cross_validate is None else all_folds(labels, len(features.rows), spec.cross_validate.folds)
+    return Data(features, parts, {name: windows_of(part, features) for name, part in parts.items()}, left_out, folds)
 
 
 def load_labels(attempt: Attempt, spec: TrainSpec, inputs: Mapping[str, Any], features: FeatureSet) -> LabelSet:
@@ -139,12 +140,20 @@ def load_labels(attempt: Attempt, spec: TrainSpec, inputs: Mapping[str, Any], fe
 
 
 def draw(part: LabelSet, spec: TrainSpec) -> LabelSet:
-    """`fraction` of the labels, at most `max_train_labels`, drawn by the seed, in time order."""
+    """`fraction` of the labels, at most `max_train_labels`, drawn by the seed, in time order. Raises DataError where
+    a class has too few among them."""
     n = min(round(len(part) * spec.fraction), spec.max_train_labels or len(part))
     if n == len(part):
         return part
     rng = np.random.default_rng(spec.training.seed)
-    return part.take(np.sort(rng.permutation(len(part))[:n]))
+    drawn = part.take(np.sort(rng.permutation(len(part))[:n]))
+    for label, count in drawn.class_counts().items():
+        if count < MIN_PER_CLASS:
+            raise DataError(
+                f"each class needs {MIN_PER_CLASS} training labels: {label} has {count} of the {n} drawn from "
+                f"{len(part)} (fraction {spec.fraction}, max_train_labels {spec.max_train_labels})"
+            )
+    return drawn
 
 
 def windows_of(part: LabelSet, features: FeatureSet) -> WindowDataset:
@@ -256,22 +265,14 @@ def load_encoder(model: JadeCompact, store: Store, run_id: str) -> None:
     model.load_state_dict(encoder, strict=False)
 
 
-def as_predictions(predicted: loop.Predicted, ids: Any = None) -> Predictions:
-    """Log-probabilities [N, K] -> probabilities."""
-    logits = predicted.logits - predicted.logits.max(1, keepdims=True)
-    probabilities = np.exp(logits)
-    return Predictions(probabilities / probabilities.sum(1, keepdims=True), predicted.start, predicted.end, ids)
-
-
 # --- cross-validation -------------------------------------------------------------------------------------------
 
 
-def cross_validate(spec: TrainSpec, config: CrossValidation, data: Data, all_labels: LabelSet, device: str) -> Any:
+def cross_validate(spec: TrainSpec, config: CrossValidation, data: Data, device: str) -> Any:
     """Forward-chaining folds x seeds: {"folds": one row per fit, "mean", "spread": standard deviation over fits}."""
     rows = []
     with held_signals() as signal_came:
-        for fold in range(config.folds):
-            parts = fold_parts(all_labels, len(data.features.rows), fold, config.folds)
+        for fold, parts in enumerate(data.folds):
             windows = {name: windows_of(part, data.features) for name, part in parts.items()}
             for seed in config.seeds:
                 training = spec.training.model_copy(update={"seed": seed})
@@ -289,6 +290,19 @@ def cross_validate(spec: TrainSpec, config: CrossValidation, data: Data, all_lab
 def fold_train(features: FeatureSet, fold: int, folds: int) -> Split:
     stop = round(len(features.rows) * (fold + 1) / (folds + 1) * (1 - VALIDATION_SHARE))
     return Split(0, stop - WINDOW + 1)
+
+
+def all_folds(labels: LabelSet, n_bars: int, folds: int) -> tuple[dict[str, LabelSet], ...]:
+    """The labels of every fold. Raises DataError naming the fold that has too few: before anything is trained."""
+    found = []
+    for fold in range(folds):
+        try:
+            found.append(fold_parts(labels, n_bars, fold, folds))
+        except DataError as error:
+            raise DataError(
+                f"cross_validate.folds: fold {fold} of 0..{folds - 1} has too few labels: {error}"
+            ) from error
+    return tuple(found)
 
 
 def fold_parts(labels: LabelSet, n_bars: int, fold: int, folds: int) -> dict[str, LabelSet]:
@@ -343,10 +357,13 @@ def outputs(
     attempt.stage("evaluate")
     predicted = {name: loop.predict(model, data.windows[name], device=device) for name in SPLITS}
     temperature = metrics.fit_temperature(predicted["val"].logits, data.labels["val"].label_index)
-    predictions = {name: as_predictions(p, data.labels[name].window_id) for name, p in predicted.items()}
+    raw = {name: as_predictions(p, data.labels[name].window_id) for name, p in predicted.items()}
+    predictions = {
+        name: replace(p, probabilities=metrics.scale(p.probabilities, temperature)) for name, p in raw.items()
+    }
     evaluations = {
         name: metrics.evaluate(
-            predictions[name], data.targets(name), data.targets("train"), data.x(name),
+            raw[name], data.targets(name), data.targets("train"), data.x(name),
             temperature=temperature, seed=spec.training.seed,
         )
         for name in ("val", "test")
@@ -364,8 +381,7 @@ def outputs(
     found["labels"] = {name: {"n": len(p), **p.class_counts()} for name, p in data.labels.items()}
     if spec.cross_validate is not None:
         attempt.stage("cross-validate")
-        labels = load_labels(attempt, spec, document["inputs"], data.features)
-        found["cross_validation"] = cross_validate(spec, spec.cross_validate, data, labels, device)
+        found["cross_validation"] = cross_validate(spec, spec.cross_validate, data, device)
     attempt.stage("upload model, metrics and report")
     passed = [gate.passed for gate in gates]
     attempt.write(WEIGHTS, weights_bytes(model), SAFETENSORS)
@@ -399,6 +415,7 @@ def model_document(spec: TrainSpec, document: dict[str, Any], data: Data, temper
         "feature_names": list(FEATURE_NAMES),
         "feature_config": data.features.metadata["config"],
         "longest_move": longest_move(data.windows["train"]),
+        "own_bars": not data.labels["train"].anchored,  # features of each window alone, not of the series
         "feature_set": document["inputs"]["features"],
         "moola": document["moola"],
     }
@@ -411,7 +428,8 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def prediction_table(data: Data, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
-    """One row per labelled window of every split: what is true, what was predicted, with which probability."""
+    """One row per labelled window of every split: what is true, what was predicted, with which probability (scaled by
+    the temperature, as `predict` gives them)."""
     parts = []
     for name, found in predictions.items():
         labels = data.labels[name]
@@ -494,50 +512,4 @@ def shown(data: Data, test: Predictions, i: int) -> report.ShownWindow:
         predicted_start=int(test.start[i]),
         predicted_end=int(test.end[i]),
         probability=float(test.probabilities[i].max()),
-    )
-
-
-# --- using a trained model --------------------------------------------------------------------------------------
-
-
-def load_model(folder: Path) -> tuple[JadeCompact, dict[str, Any]]:
-    """A pulled run's model, ready to predict, and its model.json. Raises ArtifactError or DataError."""
-    info = json.loads((folder / MODEL).read_text())
-    if info["feature_names"] != list(FEATURE_NAMES):
-        raise DataError(f"the model reads features {info['feature_names']}, this version makes {list(FEATURE_NAMES)}")
-    settings, config = dict(info["model"]), info["feature_config"]
-    model = build_model(
-        settings.pop("name"),
-        **settings,
-        num_classes=len(info["classes"]),
-        range_period=config["ema_range_period"],
-        atr_period=config["atr_period"],
-        longest_move=info["longest_move"],
-    )
-    model.load_state_dict(read_weights((folder / WEIGHTS).read_bytes()))
-    return model, info
-
-
-def predict_bars(
-    model: JadeCompact, info: dict[str, Any], rows: NDArray[np.float32], times: pd.DatetimeIndex, every: int
-) -> pd.DataFrame:
-    """Predictions for a window every `every` bars: window_start, type, probabilities (temperature-scaled), start, end.
-
-    rows [n_bars, F] are the features of bars that opened at `times`, made with the model's own feature_config.
-    """
-    first = np.arange(0, len(rows) - WINDOW + 1, every)
-    none = np.zeros(len(first), np.int64)
-    valid = valid_rows(np.zeros(len(rows), np.bool_))
-    windows = WindowDataset(rows, valid, first, first, first, none, first, first + WINDOW, times[first].to_numpy())
-    predicted = loop.predict(model, windows)
-    scaled = metrics.scale(as_predictions(predicted).probabilities, info["temperature"])
-    classes = info["classes"]
-    return pd.DataFrame(
-        {
-            "window_start": times[first],
-            "type": np.array(classes)[scaled.argmax(1)],
-            **{f"probability_{name}": scaled[:, k] for k, name in enumerate(classes)},
-            "expansion_start": predicted.start,
-            "expansion_end": predicted.end,
-        }
     )

@@ -509,11 +509,11 @@ def test_times_may_be_naive_utc_or_of_another_zone_or_in_the_index(tmp_path: Pat
 
 
 def test_grade_d_is_left_out_and_counted(tmp_path: Path) -> None:
-    table = pointing(grade=["A", "D", None, "B"], window_id=[7, 8, 9, 10], expansion_end=[35, 1000, 104, 104])
+    table = pointing(grade=["A", "d ", None, "B"], window_id=[7, 8, 9, 10], expansion_end=[35, 1000, 104, 104])
     got = read(tmp_path, table)
     assert got.window_id.tolist() == ["7", "9", "10"]
     assert got.left_out == {"grade D": 1}
-    with pytest.raises(DataError, match=r"at least one label, got none besides \{'grade D': 4\} \(my.parquet\)"):
+    with pytest.raises(DataError, match=r"at least one label, got none, besides 4 of grade D \(my.parquet\)"):
         read(tmp_path, pointing(grade="D"))
 
 
@@ -573,6 +573,10 @@ REFUSALS = {
         pointing(expansion_start=[30, 40, 0, -1]),
         r"expansion_start must be a bar 0..104 of the window, got -1 \(row 3 of my.parquet\)",
     ),
+    "pointer of another kind": (
+        pointing(expansion_start=[True] * 4),
+        r"expansion_start must be .* got True \(row 0 of",
+    ),
     "pointer 1.5": (pointing(expansion_start=[1.5, 40, 0, 90]), r"expansion_start must be .* got 1.5 \(row 0 of"),
     "pointer missing": (pointing(expansion_start=[30, None, 0, 90]), r"expansion_start must be .* got nan \(row 1 of"),
     "end before start": (
@@ -625,13 +629,17 @@ REFUSALS = {
     ),
     "bars not finite": (
         carrying(nan_at_bar_3(own_bars())),
-        r"features must be finite, got .*nan.* as open, high, low, close \(bar 3, row 1 of my.parquet\)",
+        r"prices must be finite and > 0, got .*nan.* as open, high, low, close \(bar 3, row 1 of my.parquet\)",
+    ),
+    "bars below zero": (
+        carrying(own_bars() - 1e6),
+        r"prices must be finite and > 0, got .*-.* \(bar 0, row 0 of my.parquet",
     ),
     "columns out of order": (
         carrying(own_bars()[:, :, [0, 2, 1, 3]]),
         r"open and close must lie in \[low, high\], got .* as open, high, low, close \(bar \d+, row 0 of my.parquet\)",
     ),
-    "no rows": (pointing().iloc[:0], r"a file must hold at least one label, got none .* \(my.parquet\)"),
+    "no rows": (pointing().iloc[:0], r"a file must hold at least one label, got none \(my.parquet\)"),
 }
 
 

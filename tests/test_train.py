@@ -91,6 +91,48 @@ def test_predictions_for_other_bars_are_those_of_the_model(trained: tuple[Launch
     later = every.loc[recorded.index]
     np.testing.assert_array_equal(recorded["predicted_start"], later["expansion_start"])
     np.testing.assert_array_equal(recorded["predicted_label"], later["type"])
+    for name in ("probability_consolidation", "probability_retracement"):
+        np.testing.assert_allclose(recorded[name], later[name], atol=1e-5)
+
+
+def test_a_model_of_windows_alone_is_given_windows_alone(trained: tuple[Launcher, str, str]) -> None:
+    """Labels that carried their own bars: predictions for the series those bars are from are the recorded ones."""
+    launch, _, _ = trained
+    bars = pd.read_parquet(pulled(launch, launch.runs()[0], "series") / "bars.parquet").iloc[: 60 * 105]
+    bars.to_parquet(launch.folder / "series.parquet")
+    windows = bars[["open", "high", "low", "close"]].to_numpy().reshape(60, 105, 4)
+    mine = {"window_id": range(60), "label": ["consolidation", "retracement"] * 30, "features": windows.tolist()}
+    pd.DataFrame(mine | {"expansion_start": 40, "expansion_end": 47}).to_parquet(launch.folder / "own.parquet")
+    before = set(launch.runs())
+    launch("train", *SMALL, "--labels", "own.parquet")
+    (run_id,) = set(launch.runs()) - before
+    recorded = pd.read_parquet(pulled(launch, run_id, "own") / "predictions.parquet")
+    launch("predict", run_id, "--bars", "series.parquet", "--every", "105", "--out", "new/own.CSV")
+    later = pd.read_csv(launch.folder / "new" / "own.CSV").loc[recorded["window_id"].astype(int)]
+    assert len(later) == 60
+    np.testing.assert_array_equal(recorded["predicted_start"], later["expansion_start"])
+    np.testing.assert_allclose(recorded["probability_retracement"], later["probability_retracement"], atol=1e-5)
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(trained: tuple[Launcher, str, str]) -> None:
+    launch, run_id, _ = trained
+    other = next(run for run in launch.runs() if run.startswith("precompute-"))
+    for args, exit_code, message in (
+        (("train", "--resume", other), 3, f"RUN must be a train run, got {other}"),
+        (("train", "--features", run_id), 3, f"RUN must be a precompute run, got {run_id}"),
+        (("train", "--resume", run_id, "--seed", "3"), 2, "--resume goes on with the run's own spec"),
+        (("predict", other, "--bars", "none.parquet"), 3, f"RUN must be a train run, got {other}"),
+        (("predict", run_id, "--bars", "none.parquet", "--out", "x.xlsx"), 2, "must end in .parquet or .csv"),
+        (("train", *SMALL, "--fraction", "0.001"), 3, "training labels: consolidation has 0 of the 0 drawn from"),
+        (
+            ("train", *SMALL, "--set", "cross_validate={folds: 20, seeds: [0]}"),
+            3,
+            "cross_validate.folds: fold 0 of 0..19 has too few labels",
+        ),
+    ):
+        said = " ".join(launch(*args, exit_code=exit_code).replace("│", " ").split())
+        assert message in said
+        assert "pretrain" not in said
 
 
 def test_a_label_file_that_points_into_the_bars_trains_to_its_gates(trained: tuple[Launcher, str, str]) -> None:

@@ -125,9 +125,10 @@ def predict(
     dataset: WindowDataset,
     *,
     device: str | torch.device = "cpu",
-    on_batch: Callable[[], None] | None = None,
+    on_windows: Callable[[int], None] = lambda _: None,
 ) -> Predicted:
-    """What `model` says of every window, in order and as labelled (not re-cut); `on_batch` is called after a batch."""
+    """What `model` says of every window, in order and as labelled (not re-cut); `on_windows` is told how many more are
+    done."""
     model.to(device).eval()
     logits, spans = [], []
     for batch in setup_optimized_dataloader(dataset, EVALUATION_BATCH):
@@ -137,8 +138,7 @@ def predict(
             spans.append(torch.stack(decode_spans(output["span_probs"]), 1).cpu())
         else:
             spans.append(torch.tensor([[0, WINDOW - 1]]).expand(len(batch["x"]), 2))
-        if on_batch:
-            on_batch()
+        on_windows(len(batch["x"]))
     span = torch.cat(spans).numpy()  # [N, 2]
     return Predicted(torch.cat(logits).numpy(), span[:, 0], span[:, 1])
 
@@ -299,7 +299,9 @@ class _Run:
         row |= {f"sigma_{part}": getattr(self.model, f"log_sigma_{part}").exp().item() for part in ("ptr", "type")}
         row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "windows_per_s": windows_per_s}
         if stage != "pretrain":
-            predicted = predict(self.model, self.val_set, device=self.device, on_batch=self._stop_if_asked)
+            predicted = predict(
+                self.model, self.val_set, device=self.device, on_windows=lambda _: self._stop_if_asked()
+            )
             # Of process 0: a best epoch or an end that two processes saw differently would part them for ever.
             row |= from_first({f"val_{name}": value for name, value in self.score(predicted).items()})
             row["val_score"] = 0.5 * (row["val_f1_macro"] + row["val_hit_centre_3"])
