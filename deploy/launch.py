@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 usage, 3 bad input, 4 artifact missing or corrupt, 5 train
 75 try again, 124 time limit, 130 cancelled (Ctrl-C), 143 terminated (SIGTERM).
 """
 
+import errno
 import gc
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
 import typer  # noqa: E402
 
 from deploy.ahead import start_ahead  # noqa: E402
-from moola.errors import MoolaError  # noqa: E402
+from moola.errors import DataError, MoolaError, TryAgainError  # noqa: E402
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help stays quick
     from deploy.follow import RunLog
@@ -185,7 +186,7 @@ def verify(
     from moola.windows import FEATURES, METADATA
 
     files: Files
-    if (features is None) != (metadata is None) or (features is None) == (target is None):
+    if (features is None) != (metadata is None) or (features is None) == (not target):
         raise typer.BadParameter("give RUN_OR_DIR, or both --features and --metadata")
     if features is not None and metadata is not None:
         files, manifest = FolderFiles(Path(), {FEATURES: features, METADATA: metadata}), None
@@ -237,15 +238,24 @@ def pull(
 def list_(store: StoreOption = None) -> None:
     """Runs in the store, with their state."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from moola.runs import run_state
+    from moola.errors import ArtifactError
+    from moola.runs import is_silent, run_state
 
     store_ = _store(_settings(store))
-    rows = [(run_id, run_state(store_, run_id)) for run_id in store_.children("runs")]
-    table = Table("run", "state", "last attempt (UTC)", "reason")
-    for run_id, state in sorted(rows, key=lambda row: row[1]["attempt"] or ""):
-        table.add_row(run_id, state["state"], (state["attempt"] or "-")[:16], state["status"].get("reason", ""))
+    rows = []
+    for run_id in store_.children("runs"):
+        try:
+            found = run_state(store_, run_id)
+            state = f"silent for {found['silent_s']:.0f} s" if is_silent(found) else found["state"]
+            rows.append((found["attempt"] or "-", run_id, state, found["status"].get("reason", "")))
+        except ArtifactError as error:
+            rows.append(("-", run_id, "damaged", str(error)))
+    table = Table(Column("run", min_width=max(map(len, store_.children("runs")), default=0)), "state",
+                  "last attempt (UTC)", Column("reason", no_wrap=True, overflow="ellipsis"))  # fmt: skip
+    for attempt_id, run_id, state, reason in sorted(rows):
+        table.add_row(run_id, state, attempt_id[:16], reason)
     Console().print(table)
 
 
@@ -426,6 +436,8 @@ def _settings(
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise typer.BadParameter(f"settings (flags, MOOLA_*, moola.toml): {faults}") from error
+    except ValueError as error:  # no TOML, no JSON, no UTF-8
+        raise typer.BadParameter(f"settings (flags, MOOLA_*, moola.toml) must be readable: {error}") from error
     return settings.model_copy(update={"work": settings.work.expanduser()})
 
 
@@ -471,7 +483,10 @@ def _assignments(items: list[str] | None) -> dict[str, Any]:
         field, equals, value = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set takes FIELD=VALUE, got {item!r}")
-        pairs[field] = yaml.safe_load(value)
+        try:
+            pairs[field] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise typer.BadParameter(f"--set takes FIELD=VALUE, the value as YAML, got {item!r}: {error}") from error
     return pairs
 
 
@@ -479,16 +494,26 @@ def _feature_set(target: str, store: str | None) -> tuple[Any, dict[str, Any] | 
     """(files, manifest) of a pulled directory or of a committed run."""
     import json
 
+    from moola.errors import ArtifactError
     from moola.protocol import MANIFEST
     from moola.runs import find_run, require_manifest
     from moola.verify import FolderFiles, RunFiles
 
     folder = Path(target)
     if folder.is_dir():
-        manifest = folder / MANIFEST
-        return FolderFiles(folder), json.loads(manifest.read_bytes()) if manifest.exists() else None
+        typer.echo(f"the folder {folder.resolve()}:")
+        path = folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_bytes()) if path.exists() else None
+            if manifest is not None and not {"files", "derived"} <= manifest.keys():
+                raise ValueError("files or derived is missing")
+        except (ValueError, AttributeError) as error:
+            raise ArtifactError(f"{path} must be a run's manifest: {error}") from error
+        return FolderFiles(folder), manifest
     store_ = _store(_settings(store))
-    committed = require_manifest(store_, find_run(store_, target))
+    run_id = find_run(store_, target)
+    committed = require_manifest(store_, run_id)
+    typer.echo(f"run {run_id} in {store_.url}:")
     return RunFiles(store_, committed), committed
 
 
@@ -530,6 +555,10 @@ def main() -> None:
     except MoolaError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from error
+    except OSError as error:  # a file of the user's: the store's own are told by the store
+        typer.echo(f"error: {error}", err=True)
+        kind = TryAgainError if error.errno == errno.ENOSPC else DataError
+        raise SystemExit(kind.exit_code) from error
     finally:
         gc.freeze()  # no last collection: a third of a second after pandas, for memory that is given back anyway
 

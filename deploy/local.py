@@ -11,6 +11,7 @@ from deploy.follow import RunLog
 from deploy.settings import Settings
 from moola.protocol import CANCEL, FINAL_STATES, attempt_id_now, attempt_key, canonical_json, now_text
 from moola.runs import end_attempt, run_state
+from moola.signals import STOP_SIGNALS
 from moola.store import Store
 
 
@@ -36,6 +37,10 @@ def run_to_end(settings: Settings, store: Store, job: str, run_id: str, ahead: P
     environment = job_environment(settings, run_id, attempt_id)
     child = tell(ahead, environment) if ahead else start(job, environment)
     exit_code = watch(child, console, store, run_id, attempt_id)
+    if -exit_code in STOP_SIGNALS:  # it came before the job could heed it
+        state, code = STOP_SIGNALS[-exit_code]
+        end_attempt(store, run_id, attempt_id, state, signal.Signals(-exit_code).name, code)
+        return code
     if exit_code < 0:  # killed: it could not say so itself
         end_attempt(store, run_id, attempt_id, "infra_lost", f"killed by {signal.Signals(-exit_code).name}")
         console.print(f"the job was killed by {signal.Signals(-exit_code).name}; the same command resumes it")

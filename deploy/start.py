@@ -13,6 +13,7 @@ from deploy.ahead import Process
 from deploy.settings import Settings
 from deploy.tail import byte_bar
 from moola.errors import DataError
+from moola.machine import require_writable
 from moola.runs import put_input, read_manifest, submit
 from moola.specs import MachineConfig
 from moola.store import Store, open_store
@@ -77,6 +78,7 @@ def _prepared(settings: Settings, store: Store, order: Order) -> Callable[[], in
     """What runs the submitted job; everything that can be refused is refused before this returns."""
     if settings.on == "runpod":
         return _rented(settings, store, order)
+    require_writable(settings.work)
     if settings.on == "docker":
         from deploy import docker
 

@@ -22,8 +22,10 @@ from rich.progress import (
 )
 
 from deploy.follow import RunLog
+from moola.errors import TryAgainError
+from moola.launches import newest_launch
 from moola.protocol import FINAL_STATES, attempt_key
-from moola.runs import run_state
+from moola.runs import is_silent, run_state
 from moola.store import Store
 
 
@@ -41,8 +43,15 @@ def records(
 
 
 def final(store: Store, run_id: str) -> bool:
-    """Has the newest attempt ended?"""
-    return run_state(store, run_id)["state"] in FINAL_STATES
+    """Has the newest attempt ended? Raises TryAgainError where it is silent, on a machine that nobody rented: who could
+    have said that it ended may have been killed, too."""
+    found = run_state(store, run_id)
+    if is_silent(found) and newest_launch(store, run_id) is None:
+        raise TryAgainError(
+            f"{run_id} has not been heard of for {found['silent_s']:.0f} s: it was killed, or its machine sleeps; the "
+            "command that started it takes it up again"
+        )
+    return found["state"] in FINAL_STATES
 
 
 def show(console: Console, record: dict[str, Any]) -> None:

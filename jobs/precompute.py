@@ -8,12 +8,14 @@ and is told on stdin.
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job heeds signals they end it, without a traceback
     gc.disable()  # while a thousand modules are imported there is no garbage to look for: a sixth of the time
 
 from moola.bars import probe_bars

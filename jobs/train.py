@@ -6,11 +6,14 @@ machine with several GPUs the job starts one process for each and waits for them
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job heeds signals they end it, without a traceback
 
 from moola.errors import EXIT_DONE, EXIT_TERMINATED, DataError, MoolaError
 from moola.machine import spin_less

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -44,6 +45,7 @@ from moola.signals import Stopped, stop_on_signals
 from moola.store import BytesSource, FileSource, Source, Store, Stored, open_store
 
 log = logging.getLogger("moola")
+SILENT_S = 60.0  # a running attempt is heard of every 5 seconds at least
 
 
 def sha256_file(path: Path) -> str:
@@ -68,9 +70,9 @@ def put_input(store: Store, path: Path, item: dict[str, Any], on_progress: Calla
 
 
 def pull_input(store: Store, item: dict[str, Any], work: Path) -> Path:
-    """A local, verified copy of an input; one that is there is used again."""
+    """A local, verified copy of an input; one that is there, and is still what it was, is used again."""
     path = work / "inputs" / str(item["sha256"]) / str(item["name"])
-    if not path.exists():
+    if not path.exists() or sha256_file(path) != item["sha256"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.pull(item["key"], path, size=item["size"], sha256=item["sha256"])
     return path
@@ -240,12 +242,25 @@ class Attempt:
         manifest = canonical_json(self._manifest(state, exit_code, reason))
         self._put_manifest(manifest)
         if error is None:
-            commit_run(self.store, self.run_id, self.attempt_id, manifest)
-            log.info("committed %s", self.run_id)
+            state, exit_code, reason = self._commit(manifest)
             self._flush_logs()
         self._status(state, exit_code, reason)
         if error is None:
             _forget(self.work / "journal")
+
+    def _commit(self, manifest: bytes) -> tuple[str, int, str]:
+        """-> state, exit code and reason. What another attempt has committed meanwhile stands, and is as good."""
+        try:
+            commit_run(self.store, self.run_id, self.attempt_id, manifest)
+        except ConflictError:
+            log.warning("another attempt has committed %s meanwhile; that one stands", self.run_id)
+            return "failed", errors.EXIT_DONE, "another attempt committed the run first"
+        except MoolaError as error:
+            with contextlib.suppress(MoolaError):
+                self._status(*_outcome(error))
+            raise
+        log.info("committed %s", self.run_id)
+        return "committed", errors.EXIT_DONE, ""
 
     def _put_manifest(self, manifest: bytes) -> None:
         try:
@@ -459,7 +474,8 @@ def require_manifest(store: Store, run_id: str) -> dict[str, Any]:
     """The committed manifest. Raises ArtifactError that says what the run's state is instead."""
     manifest = read_manifest(store, run_id)
     if manifest is None:
-        raise ArtifactError(f"run {run_id} is not committed: its state is {run_state(store, run_id)['state']}")
+        state = run_state(store, run_id)["state"]
+        raise ArtifactError(f"run {run_id} is not committed: its state is {state}, and it has no {COMMIT}")
     return manifest
 
 
@@ -467,8 +483,8 @@ def find_run(store: Store, name: str, job: str | None = None) -> str:
     """A run's whole id from its start. Raises DataError if none, or more than one, starts so, or if it is not one of
     `job`."""
     matches = [name]
-    if not store.head(run_key(name, "spec.json")):
-        matches = [run_id for run_id in store.children("runs") if run_id.startswith(name)]
+    if not name or "/" in name or not store.head(run_key(name, "spec.json")):
+        matches = [run_id for run_id in store.children("runs") if name and run_id.startswith(name)]
     if len(matches) != 1:
         found = ", ".join(matches) or "none"
         raise DataError(f"RUN must be a run's id or the start of exactly one, got {name!r}: {found} ({store.url})")
@@ -494,18 +510,31 @@ def newest_run(store: Store, job: str) -> str | None:
 
 
 def run_state(store: Store, run_id: str) -> dict[str, Any]:
-    """{"state", "attempt", "status", "heartbeat"} of the newest attempt; `committed` once COMMIT is there."""
+    """{"state", "attempt", "status", "heartbeat"} of the newest attempt; `committed` once COMMIT is there.
+
+    Of one that is running also "silent_s": the seconds since it was last heard of. Raises ArtifactError.
+    """
     attempts = sorted(store.children(run_key(run_id, "attempts")))
-    commit = store.get_or_none(run_key(run_id, COMMIT))
+    commit = read_json_or_none(store, run_key(run_id, COMMIT))
     if commit is not None:
-        attempts = [json.loads(commit)["attempt"]]
+        attempts = [commit["attempt"]]
     if not attempts:
         return {"state": "submitted", "attempt": None, "status": {}, "heartbeat": {}}
     status, heartbeat = (
         read_json_or_none(store, attempt_key(run_id, attempts[-1], name)) or {} for name in (STATUS, HEARTBEAT)
     )
     state = "committed" if commit is not None else status.get("state", "submitted")
-    return {"state": state, "attempt": attempts[-1], "status": status, "heartbeat": heartbeat}
+    found = {"state": state, "attempt": attempts[-1], "status": status, "heartbeat": heartbeat}
+    if state == "running":
+        heard = max(said.get("time", "") for said in (status, heartbeat))
+        if heard:
+            found["silent_s"] = round((datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds(), 1)
+    return found
+
+
+def is_silent(found: Mapping[str, Any]) -> bool:
+    """Is a `run_state` that of a run that should be heard of, and is not? It may have been killed with its launcher."""
+    return bool(found.get("silent_s", 0) > SILENT_S)
 
 
 def newest_checkpoint(store: Store, run_id: str) -> tuple[int, dict[str, bytes]] | None:
@@ -532,8 +561,12 @@ def log_records(
     store: Store, run_id: str, attempt_id: str, *, first_chunk: int = 1
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(chunk number, records) from `first_chunk` on, up to the newest chunk there is now."""
-    while (data := store.get_or_none(_log_key(run_id, attempt_id, first_chunk))) is not None:
-        yield first_chunk, [json.loads(line) for line in data.splitlines()]
+    while (data := store.get_or_none(key := _log_key(run_id, attempt_id, first_chunk))) is not None:
+        try:
+            records = [json.loads(line) for line in data.splitlines()]
+        except ValueError as error:
+            raise ArtifactError(f"{key} must hold lines of JSON: {error} ({store.url})") from error
+        yield first_chunk, records
         first_chunk += 1
 
 

@@ -98,8 +98,8 @@ class SplitConfig(Spec):
     """Where train, validation and test end. No bar belongs to two splits.
 
     With dates, a split ends with the last bar of that day (UTC). Any date given makes the splits go by date, the
-    others taking their default. With none given the default dates hold where the bars reach past `test_end`,
-    else `fractions` of the bars.
+    others taking their default. With none given, and `fractions` as they are, the default dates hold where the bars
+    reach past `test_end` and give each split a window; else `fractions` of the bars.
     """
 
     train_end: date | None = Field(None, description="last day of training (2024-12-31 where the bars reach so far)")
@@ -347,7 +347,7 @@ def read_spec(job: str, path: Path, overrides: dict[str, Any] | None = None) -> 
     """
     try:
         data = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"the spec must be a readable YAML file: {error} ({path})") from error
     if not isinstance(data, dict):
         raise DataError(f"a spec must be a mapping of fields, got {type(data).__name__} ({path})")

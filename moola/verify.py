@@ -193,7 +193,7 @@ def _load(
     digest = hashlib.sha256()
     try:
         value = parse(_hashed(files.chunks(name), digest.update))
-    except (ArtifactError, ValueError, KeyError) as error:
+    except (ArtifactError, ValueError, KeyError, EOFError) as error:
         report.add(f"{name} loads", error, "a readable file", False)
         return None
     digests[name] = digest.hexdigest()

@@ -147,13 +147,12 @@ def split_windows(times: pd.DatetimeIndex, config: SplitConfig) -> tuple[str, di
     cut. Raises DataError if a split would be without a window.
     """
     dates = {"train": config.train_end, "val": config.val_end, "test": config.test_end}
-    by_date = any(dates.values()) or times[-1] >= _day_after(DEFAULT_ENDS["test"])
+    ends = {name: dates[name] or DEFAULT_ENDS[name] for name in SPLITS}
+    by_date = any(dates.values()) or _default_dates_hold(times, config)
     if by_date:
-        ends = {name: dates[name] or DEFAULT_ENDS[name] for name in SPLITS}
         if not ends["train"] < ends["val"] < ends["test"]:
             raise DataError(f"splits must be in order: train_end < val_end < test_end, got {_text(ends)}")
-        cuts = [int(times.searchsorted(_day_after(ends[name]))) for name in SPLITS]
-        why = _text(ends)
+        cuts, why = _cuts(times, ends), _text(ends)
     else:
         cuts = [round(len(times) * float(share)) for share in np.cumsum(config.fractions)]
         why = f"fractions {config.fractions}"
@@ -162,10 +161,23 @@ def split_windows(times: pd.DatetimeIndex, config: SplitConfig) -> tuple[str, di
         if stop - first < WINDOW:
             raise DataError(
                 f"each split needs a window of {WINDOW} bars: {name} has {max(stop - first, 0)} "
-                f"of the {len(times)} bars from {times[0]:%Y-%m-%d} to {times[-1]:%Y-%m-%d} (splits.{name}_end, {why})"
+                f"of the {len(times)} bars from {times[0]:%Y-%m-%d} to {times[-1]:%Y-%m-%d} "
+                f"({f'splits.{name}_end' if by_date else 'splits'}, {why})"
             )
         splits[name] = Split(first, stop - WINDOW + 1)
     return ("dates" if by_date else "fractions"), splits
+
+
+def _default_dates_hold(times: pd.DatetimeIndex, config: SplitConfig) -> bool:
+    """Not where fractions were asked for, nor where the bars end so early or start so late that a split is empty."""
+    if config.fractions != SplitConfig().fractions or times[-1] < _day_after(DEFAULT_ENDS["test"]):
+        return False
+    return bool((np.diff([0, *_cuts(times, DEFAULT_ENDS)]) >= WINDOW).all())
+
+
+def _cuts(times: pd.DatetimeIndex, ends: dict[str, date]) -> list[int]:
+    """The first bar after each end."""
+    return [int(times.searchsorted(_day_after(ends[name]))) for name in SPLITS]
 
 
 def _day_after(day: date) -> pd.Timestamp:

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moola.runs import read_manifest, run_state
+from deploy.local import run_to_end
+from deploy.settings import Settings
+from moola.protocol import attempt_key, canonical_json, run_key
+from moola.runs import read_manifest, run_state, submit
 from moola.store import open_store
 from tests.feature_set import random_bars
 
@@ -72,6 +75,7 @@ def test_from_bars_to_a_pulled_and_verified_set(launch: Launcher, bars: Path) ->
     assert f"committed {run_id}" in said
     assert "1,500 bars" in said
     assert "0 failed" in launch("verify", run_id, "--bars", str(bars))
+    assert "bars.parquet" in launch("pull", run_id, str(bars), exit_code=3)  # a file is in the way
     assert "every sha256 as in the manifest" in launch("pull", run_id, "pulled")
     assert "0 failed" in launch("verify", "pulled")
     pulled = launch.folder / "pulled"
@@ -185,6 +189,14 @@ def test_a_job_started_ahead_does_only_what_it_is_told(launch: Launcher, told: s
         (["--bars", "no_close.csv"], 3, "close"),
         (["--spec", "nowhere.yaml"], 3, "nowhere.yaml"),
         (["--spec", "list.yaml"], 3, "a spec must be a mapping of fields, got list"),
+        (["--spec", "no_day.yaml"], 3, "no_day.yaml"),
+        (
+            ["--set", "features.zigzag_k=[1"],
+            2,
+            "--set takes FIELD=VALUE, the value as YAML, got 'features.zigzag_k=[1'",
+        ),
+        (["--set", "splits.train_end=2024-02-30"], 2, "day is out of range"),
+        (["--work", "list.yaml"], 3, "MOOLA_WORK must be a directory that can be written to"),
         (["--set", "windows"], 2, "--set takes FIELD=VALUE, got 'windows'"),
         (["--on", "moon"], 2, "on: Input should be 'local'"),
         (["--no-such-flag"], 2, "No such option"),
@@ -196,7 +208,8 @@ def test_a_wrong_request_is_refused_before_any_work(
     (launch.folder / "not_bars.parquet").write_text("these are no bars")
     (launch.folder / "no_close.csv").write_text("timestamp,open,high,low\n2024-01-01T00:00:00Z,1,2,0.5\n")
     (launch.folder / "list.yaml").write_text("- windows\n")
-    said = " ".join(launch("precompute", *args, exit_code=exit_code).split())
+    (launch.folder / "no_day.yaml").write_text("splits: {train_end: 2024-02-30}\n")
+    said = " ".join(launch("precompute", *args, exit_code=exit_code).replace("│", " ").split())
     assert message in said
     assert "Traceback" not in said
     assert not (launch.folder / "store" / "runs").exists()
@@ -229,6 +242,8 @@ def test_settings_come_from_flags_then_environment_then_file(launch: Launcher, b
     assert json.loads(launch(*plan, "--store", "file://./from_flag"))["store"] == "file://./from_flag"
     toml.write_text('stroe = "file://./x"\n')
     assert "stroe" in launch(*plan, exit_code=2)
+    toml.write_text("store = \n")
+    assert "must be readable" in launch(*plan, exit_code=2)
 
 
 def test_a_run_that_is_not_there_is_named(launch: Launcher) -> None:
@@ -250,6 +265,8 @@ def test_verify_exits_4_on_a_damaged_set(launch: Launcher, bars: Path) -> None:
     path.write_bytes(data)
     said = launch("verify", "pulled", exit_code=4)
     assert "sha256 of features_11d.npy" in said
+    (launch.folder / "pulled" / "manifest.json").write_text("[]")
+    assert "must be a run's manifest" in launch("verify", "pulled", exit_code=4)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -326,6 +343,36 @@ def test_a_signal_ends_the_run_in_its_own_state_and_the_next_start_goes_on(
     assert read_manifest(store, run_id) is None
     assert "committed" in launch("precompute", "--bars", str(many_bars))
     assert "0 failed" in launch("verify", run_id)
+
+
+@pytest.mark.parametrize(
+    ("signum", "state", "exit_code"), [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)]
+)
+def test_a_signal_that_ends_a_job_before_it_heeds_signals_is_recorded_as_any_other(
+    launch: Launcher, signum: int, state: str, exit_code: int
+) -> None:
+    store = open_store(launch.store)
+    submit(store, "precompute-abc", {"job": "precompute"})
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        job.stdout.readline()
+        job.send_signal(signum)
+        settings = Settings(store=launch.store, work=launch.work)
+        assert run_to_end(settings, store, "precompute", "precompute-abc", job) == exit_code
+    found = run_state(store, "precompute-abc")
+    assert (found["state"], found["status"]["exit_code"]) == (state, exit_code)
+
+
+def test_a_run_that_died_with_its_launcher_is_not_followed_for_ever(launch: Launcher) -> None:
+    store = open_store(launch.store)
+    submit(store, "precompute-abc", {"job": "precompute"})
+    said = {"state": "running", "time": "2026-01-01T00:00:00+00:00"}
+    store.put(attempt_key("precompute-abc", "20260101T000000Z-1", "status.json"), canonical_json(said))
+    assert "has not been heard of for" in launch("logs", "precompute-abc", "--follow", exit_code=75)
+    assert "silent for" in launch("list")
+    store.put(run_key("precompute-abc", "COMMIT.json"), b"{")
+    assert "damaged" in launch("list")
 
 
 def test_a_job_killed_while_it_uploads_is_resumed_and_commits_once(

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ import pytest
 from moola.errors import ArtifactError, ConflictError, DataError, TryAgainError
 from moola.protocol import attempt_key, canonical_json, run_key
 from moola.runs import (
+    SILENT_S,
     Attempt,
     commit_run,
     describe_input,
     describe_run,
     end_attempt,
     find_run,
+    is_silent,
     log_records,
     pull_files,
     pull_input,
@@ -89,9 +92,10 @@ def test_of_two_attempts_one_commits(store: Store, run_id: str, tmp_path: Path) 
         first.write("x", b"1", "text/plain")
         late = Attempt(store, run_id, work=tmp_path / "two").__enter__()
         late.write("x", b"2", "text/plain")
-    with pytest.raises(ConflictError):
-        late.__exit__(None, None, None)
+    late.__exit__(None, None, None)  # no error: the run is done
     assert require_manifest(store, run_id)["attempt_id"] == first.attempt_id
+    status = json.loads(store.get(attempt_key(run_id, late.attempt_id, "status.json")))
+    assert (status["state"], status["reason"]) == ("failed", "another attempt committed the run first")
 
 
 def test_many_attempts_race_to_commit_and_one_wins(store: Store, run_id: str) -> None:
@@ -236,6 +240,8 @@ def test_an_input_is_stored_once_and_read_back_verified(store: Store, tmp_path: 
     put_input(store, path, item)
     put_input(store, path, item)
     assert pull_input(store, item, tmp_path / "work").read_bytes() == path.read_bytes()
+    pull_input(store, item, tmp_path / "work").write_bytes(b"barz" * 1000)  # the local copy was changed
+    assert pull_input(store, item, tmp_path / "work").read_bytes() == path.read_bytes()
     store.put(item["key"], b"barz" * 1000)
     with pytest.raises(ArtifactError, match="sha256"):
         pull_input(store, item, tmp_path / "work2")
@@ -246,7 +252,11 @@ def test_a_run_is_found_by_the_start_of_its_id(store: Store) -> None:
         submit(store, run_id, {})
     assert find_run(store, "precompute-abd") == "precompute-abd2"
     assert find_run(store, "precompute-abc1") == "precompute-abc1"
-    for name in ("precompute-ab", "nothing"):
+    submit(store, "precompute-abe3", {"job": "precompute"})
+    assert find_run(store, "precompute-abe", "precompute") == "precompute-abe3"
+    with pytest.raises(DataError, match="RUN must be a train run, got precompute-abe3"):
+        find_run(store, "precompute-abe3", "train")
+    for name in ("precompute-ab", "nothing", "", "precompute-abc1/"):
         with pytest.raises(DataError, match="RUN must be a run's id or the start of exactly one"):
             find_run(store, name)
 
@@ -254,3 +264,23 @@ def test_a_run_is_found_by_the_start_of_its_id(store: Store) -> None:
 def test_a_missing_spec_is_an_artifact_error(store: Store) -> None:
     with pytest.raises(ArtifactError, match=r"spec\.json"):
         store.get(run_key("precompute-none", "spec.json"))
+
+
+def test_a_running_attempt_that_is_not_heard_of_is_silent(store: Store, run_id: str) -> None:
+    for seconds, silent in ((1, False), (SILENT_S + 1, True)):
+        said = {"state": "running", "time": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()}
+        store.put(attempt_key(run_id, "a1", "status.json"), canonical_json(said))
+        assert is_silent(run_state(store, run_id)) is silent
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
+def test_damaged_records_of_a_run_are_named(store: Store, run_id: str, tmp_path: Path, damage: bytes) -> None:
+    with Attempt(store, run_id, work=tmp_path) as attempt:
+        log.info("a line")
+    chunk = attempt_key(run_id, attempt.attempt_id, "logs", "00000001.jsonl")
+    store.put(chunk, b'{"seq": 1, "mess')
+    with pytest.raises(ArtifactError, match=r"00000001\.jsonl must hold lines of JSON"):
+        list(log_records(store, run_id, attempt.attempt_id))
+    store.put(run_key(run_id, "COMMIT.json"), damage)
+    with pytest.raises(ArtifactError, match=r"COMMIT\.json must be"):
+        run_state(store, run_id)

@@ -74,10 +74,10 @@ def test_a_missing_file_fails(damaged: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "splits.json", "valid_mask.npy", "bars_11d.npy", "features_11d.npy"])
-def test_a_truncated_file_fails(damaged: Path, name: str) -> None:
-    data = (damaged / name).read_bytes()
-    (damaged / name).write_bytes(data[: len(data) - 100])
-    assert f"{name} loads" in failed(damaged)
+def test_a_truncated_or_empty_file_fails(damaged: Path, name: str) -> None:
+    for data in ((damaged / name).read_bytes()[:-100], b""):
+        (damaged / name).write_bytes(data)
+        assert f"{name} loads" in failed(damaged)
 
 
 def test_windows_of_another_shape_or_dtype_fail(damaged: Path) -> None:

@@ -147,6 +147,20 @@ def test_bars_that_end_before_the_default_test_end_go_by_fractions() -> None:
     assert rule == "fractions"
 
 
+@pytest.mark.parametrize("first", ["2024-12-30", "2025-02-01", "2026-08-01"])
+def test_bars_that_start_too_late_for_the_default_dates_go_by_fractions(first: str) -> None:
+    hours = pd.date_range(first, periods=6000, freq="h", tz="UTC")
+    rule, splits = split_windows(hours, SplitConfig())
+    assert (rule, splits["val"].start) == ("fractions", 4200)
+
+
+def test_fractions_that_were_asked_for_hold_against_the_default_dates() -> None:
+    hours = pd.date_range("2024-01-01", periods=20_000, freq="h", tz="UTC")
+    assert split_windows(hours, SplitConfig())[0] == "dates"
+    rule, splits = split_windows(hours, SplitConfig(fractions=(0.5, 0.25, 0.25)))
+    assert (rule, splits["val"].start) == ("fractions", 10_000)
+
+
 @given(
     n=st.integers(700, 3000),
     days=st.lists(st.integers(0, 25), min_size=3, max_size=3, unique=True).map(sorted),

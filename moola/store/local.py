@@ -200,7 +200,7 @@ def _sync_folder(folder: Path) -> None:
 def _os_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
-        raise AuthError(f"the store's folder must be readable and writable: {error} ({url})") from error
     except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise AuthError(f"the store's folder must be readable and writable: {error} ({url})") from error
         raise TryAgainError(f"the store's folder did not work: {error} ({url})") from error
