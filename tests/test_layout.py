@@ -30,6 +30,7 @@ ORDER = (
     "models",
     "training",
     "metrics",
+    "predict",
     "report",
     "train",
 )

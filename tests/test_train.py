@@ -71,12 +71,6 @@ def test_no_label_is_in_two_splits_and_no_bar_is(trained: tuple[Launcher, str, s
         assert spans.loc[before, "max"] + pd.Timedelta(minutes=104) < spans.loc[after, "min"]
 
 
-def test_planted_labels_and_a_dry_run_fraction(trained: tuple[Launcher, str, str]) -> None:
-    launch, _, _ = trained
-    said = launch("train", *SMALL, "--labels", "planted", "--fraction", "0.1")
-    assert "train: " in said
-
-
 def test_predictions_for_other_bars_are_those_of_the_model(trained: tuple[Launcher, str, str]) -> None:
     """The same windows, asked for later, get the answer that the run itself recorded, whatever bars came after."""
     launch, run_id, _ = trained
@@ -151,9 +145,11 @@ def test_a_label_file_that_points_into_the_bars_trains_to_its_gates(trained: tup
     assert "row 3" in said
 
 
-def test_cross_validation_reports_mean_and_spread(trained: tuple[Launcher, str, str]) -> None:
+def test_planted_labels_a_fraction_of_them_and_cross_validation(trained: tuple[Launcher, str, str]) -> None:
     launch, _, _ = trained
-    said = launch("train", *SMALL, "--set", "cross_validate={folds: 2, seeds: [0, 1]}")
+    cross = ("--set", "cross_validate={folds: 2, seeds: [0, 1]}")
+    said = launch("train", *SMALL, "--labels", "planted", "--fraction", "0.1", *cross)
+    assert "train: " in said
     assert "cross-validation: f1_macro" in said
 
 
