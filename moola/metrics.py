@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -495,14 +496,16 @@ def show(value: float | None, unit: str = "fraction") -> str:
 
 
 def metrics_table(evaluation: Mapping[str, Any], title: str) -> Table:
-    """Every metric of `evaluate` with its unit, interval and trivial baselines."""
-    table = Table("metric", "unit", title=f"{title} ({evaluation['n_windows']} windows)")
+    """Every metric of `evaluate` with its unit, interval and trivial baselines; it fits into 80 columns."""
+    title = f"{title} ({evaluation['n_windows']} windows); fractions, unless bars are named"
+    table = Table("metric", title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=0, collapse_padding=True)
     for heading in ("value", f"{evaluation['interval']['level']:.0%} interval", *BASELINE_TITLES.values()):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for m in evaluation["metrics"].values():
-        interval = "–" if m["low"] is None else f"{show(m['low'], m['unit'])} to {show(m['high'], m['unit'])}"
+        name = m["title"] + (", bars" if m["unit"] == "bars" else "")
+        interval = "" if m["low"] is None else f"{show(m['low'], m['unit'])}–{show(m['high'], m['unit'])}"
         trivial = [show(m["baselines"][b], m["unit"]) if b in m["baselines"] else "" for b in BASELINE_TITLES]
-        table.add_row(Text(m["title"]), m["unit"], show(m["value"], m["unit"]), interval, *trivial)
+        table.add_row(Text(name), show(m["value"], m["unit"]), interval, *trivial)
     return table
 
 

@@ -493,6 +493,16 @@ def test_tables_show_values_units_baselines_and_verdicts() -> None:
     gates = check_gates(result, {"sigma_ptr": [3.0]}, FINITE, GateConfig(), result)
     console.print(gates_table(gates))
     text = console.export_text()
-    for expected in ("F1, [red]consolidation", "Test (50 windows)", "95% interval", "strongest run", "bars", "FAIL"):
+    for expected in ("F1, [red]consolidation", "Test (50 windows)", "interval", "strongest", "centre, bars", "FAIL"):
         assert expected in text
     assert f"{result['metrics']['iou']['value']:.3f}" in text
+
+
+def test_the_table_of_metrics_fits_into_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    predictions, targets = drawn(3, 50)
+    targets = targets_of(targets.label, targets.start, targets.end, ("consolidation", "retracement"))
+    console.print(metrics_table(evaluation_of(predictions, targets), "Test"))
+    text = console.export_text()
+    assert "…" not in text
+    assert "Hit@±3, both ends" in text
