@@ -74,7 +74,10 @@ def pull_input(store: Store, item: dict[str, Any], work: Path) -> Path:
     path = work / "inputs" / str(item["sha256"]) / str(item["name"])
     if not path.exists() or sha256_file(path) != item["sha256"]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.pull(item["key"], path, size=item["size"], sha256=item["sha256"])
+        try:
+            store.pull(item["key"], path, size=item["size"], sha256=item["sha256"])
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; delete it from the store, and the same command stores it again") from error
     return path
 
 
