@@ -243,7 +243,7 @@ def test_an_input_is_stored_once_and_read_back_verified(store: Store, tmp_path: 
     pull_input(store, item, tmp_path / "work").write_bytes(b"barz" * 1000)  # the local copy was changed
     assert pull_input(store, item, tmp_path / "work").read_bytes() == path.read_bytes()
     store.put(item["key"], b"barz" * 1000)
-    with pytest.raises(ArtifactError, match="sha256.*; delete it from the store, and the same command"):
+    with pytest.raises(ArtifactError, match=r"sha256.*; delete it from the store, and the same command"):
         pull_input(store, item, tmp_path / "work2")
 
 
