@@ -82,18 +82,13 @@ def synthetic_settings(seed: int) -> list[Setting]:
     ]
 
 
-def real_setting(path: Path, *, clear: bool) -> Setting:
-    features = feature_set(read_bars(path).frame)
-    return Setting(
-        f"{path.stem}, hindsight{'' if clear else ', any place'}", features, hindsight(features, clear=clear)
-    )
-
-
 def real_settings(path: Path, judges: list[Path]) -> list[Setting]:
+    bars = [(file.stem, feature_set(read_bars(file).frame)) for file in (path, *judges)]
     found = []
-    for clear in (True, False):
-        taught = real_setting(path, clear=clear)
-        others = [real_setting(judge, clear=clear) for judge in judges]
+    for place, clear in (("", True), (", any place", False)):
+        taught, *others = (
+            Setting(f"{name}, hindsight{place}", features, hindsight(features, clear=clear)) for name, features in bars
+        )
         judged = [replace(taught, name=f"{taught.name}, judged on {other.name}", judge=other) for other in others]
         found += judged or [taught]
     return found

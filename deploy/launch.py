@@ -252,7 +252,7 @@ def list_(store: StoreOption = None) -> None:
             rows.append((found["attempt"] or "-", run_id, state, found["status"].get("reason", "")))
         except ArtifactError as error:
             rows.append(("-", run_id, "damaged", str(error)))
-    table = Table(Column("run", min_width=max(map(len, store_.children("runs")), default=0)), "state",
+    table = Table(Column("run", min_width=max((len(row[1]) for row in rows), default=0)), "state",
                   "last attempt (UTC)", Column("reason", no_wrap=True, overflow="ellipsis"))  # fmt: skip
     for attempt_id, run_id, state, reason in sorted(rows):
         table.add_row(run_id, state, attempt_id[:16], reason)

@@ -600,10 +600,13 @@ def _pieces(bars: NDArray[np.float64]) -> set[bytes]:
 
 def _with_examples(parts: dict[str, LabelSet], labels: LabelSet) -> dict[str, LabelSet]:
     for name, part in parts.items():
-        for label, count in part.class_counts().items():
-            if count < MIN_PER_CLASS:
-                raise DataError(
-                    f"each class needs {MIN_PER_CLASS} labels in each split: {label} has {count} in {name} "
-                    f"(of {len(part)} in {name} and {len(labels)} in {labels.source})"
-                )
+        among = f"in {name} (of {len(part)} in {name} and {len(labels)} in {labels.source})"
+        require_examples(part, "labels in each split", among)
     return parts
+
+
+def require_examples(part: LabelSet, what: str, among: str) -> None:
+    """Raises DataError where a class has fewer than MIN_PER_CLASS labels; `what` it needs, `among` which they are."""
+    for label, count in part.class_counts().items():
+        if count < MIN_PER_CLASS:
+            raise DataError(f"each class needs {MIN_PER_CLASS} {what}: {label} has {count} {among}")

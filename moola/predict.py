@@ -67,9 +67,7 @@ def predict_bars(
     first = np.arange(0, len(bars) - WINDOW + 1, every)
     config = FeatureConfig.model_validate(info["feature_config"])
     cut = _windows_alone if info["own_bars"] else _windows_of_series
-    predicted = []
-    for windows in cut(bars, first, config):
-        predicted.append(loop.predict(model, windows, on_windows=on_windows))
+    predicted = [loop.predict(model, windows, on_windows=on_windows) for windows in cut(bars, first, config)]
     logits, start, end = (np.concatenate([getattr(p, name) for p in predicted]) for name in ("logits", "start", "end"))
     scaled = metrics.scale(as_predictions(loop.Predicted(logits, start, end)).probabilities, info["temperature"])
     classes = info["classes"]

@@ -16,13 +16,13 @@ from moola import WINDOW, metrics, report
 from moola.errors import DataError
 from moola.features import FEATURE_NAMES, N_FEATURES, FeatureConfig
 from moola.labels import (
-    MIN_PER_CLASS,
     LabelSet,
     assign_splits,
     hindsight_labels,
     place_windows,
     planted_labels,
     read_labels,
+    require_examples,
     split_in_order,
 )
 from moola.metrics import Predictions, Targets
@@ -147,12 +147,8 @@ def draw(part: LabelSet, spec: TrainSpec) -> LabelSet:
         return part
     rng = np.random.default_rng(spec.training.seed)
     drawn = part.take(np.sort(rng.permutation(len(part))[:n]))
-    for label, count in drawn.class_counts().items():
-        if count < MIN_PER_CLASS:
-            raise DataError(
-                f"each class needs {MIN_PER_CLASS} training labels: {label} has {count} of the {n} drawn from "
-                f"{len(part)} (fraction {spec.fraction}, max_train_labels {spec.max_train_labels})"
-            )
+    asked = f"fraction {spec.fraction}, max_train_labels {spec.max_train_labels}"
+    require_examples(drawn, "training labels", f"of the {n} drawn from {len(part)} ({asked})")
     return drawn
 
 

