@@ -1,237 +1,360 @@
-"""What the model is worth: Jade beside the pooled design it replaces, MiniRocket + ridge, and trivial baselines.
+"""Quality: Jade beside a boosted span model, the pooled design it replaces, MiniRocket and others.
 
-    python benchmarks/quality.py                                   # hindsight labels and planted truth, synthetic bars
-    python benchmarks/quality.py --bars EURUSD_1m_2017.parquet     # hindsight labels of these bars too
-    python benchmarks/quality.py --labels 2000 --models Jade       # some rows only
-    python benchmarks/quality.py --market-seed 11                  # another synthetic market
-    python benchmarks/quality.py --bars EURUSD_1m_2017.parquet --judge NQ_1m.parquet    # trained there, judged here
+    python -m benchmarks.quality                                # synthetic bars only
+    python -m benchmarks.quality --bars EURUSD_1m_2017.parquet  # hindsight labels of these bars too
+    python -m benchmarks.quality --labels 2000 --models Jade    # some rows only
+    python -m benchmarks.quality --rules standard               # hindsight labels of one rule only
+    python -m benchmarks.quality --market-seed 11               # another synthetic market
+    python -m benchmarks.quality --bars EURUSD_1m_2017.parquet --judge NQ_1m.parquet
+                                                                # trained there, judged here
 
-Time is cut 70 / 10 / 20; every number is of the last 20 %, of a model picked on validation, mean and standard deviation
-over seeds. `any place` are windows placed anywhere around their move: most hold further moves, also stronger ones, so
-which one is meant cannot be known. With `--judge` the models of `--bars` are put to all labels of other bars.
-MiniRocket needs the extra `baselines`; without it the column is empty.
+Time is cut 70 / 10 / 20; every number is of the last 20 %, of a model picked on validation (the
+boosted spans need none): mean and standard deviation over seeds, and the 95 % interval of that mean
+over days of the test. `any place` are windows placed anywhere around their move: most hold further
+moves, also stronger ones, so which one is meant cannot be known. The ceiling is the label rule
+itself, applied to the window's own bars. With `--judge` the models of `--bars` predict all labels
+of other bars. MiniRocket needs the extra `baselines`; without it its row is left out. CPU seconds
+are those of fitting and predicting, of one seed.
 """
 
 import argparse
-import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.boosted_spans import boosted_spans
+from benchmarks.ceiling import rule_on_windows
+from benchmarks.day_blocks import day_of_window, day_weights, headline, interval
+from benchmarks.pooled import pooled
+from benchmarks.settings import RULES, Setting, data_of, real_settings, synthetic_settings
+from moola import WINDOW
+from moola.evaluation.baselines import BASELINE_TITLES, baselines
+from moola.evaluation.metrics import F1_MACRO, HIT_CENTRE, score
+from moola.evaluation.predictions import Predictions
+from moola.evaluation.scoring import as_predictions, as_targets, score_on
+from moola.specs import TrainConfig, TrainSpec, TreesConfig
+from moola.training.data import TrainingData
+from moola.training.fit import QuietHooks, fit_model, new_model
+from moola.training.inference import infer
 
-from moola import WINDOW, metrics
-from moola.bars import read_bars
-from moola.features import FeatureConfig, compute_features
-from moola.labels import LabelSet, assign_splits, hindsight_labels, place_windows, planted_labels
-from moola.metrics import Predictions
-from moola.predict import as_predictions
-from moola.specs import LabelConfig, MarketConfig, SplitConfig, TrainConfig, TrainSpec
-from moola.synthetic import make_market
-from moola.train import Data, QuietHooks, draw, fit_once, new_model, windows_of
-from moola.training import loop
-from moola.training.batches import setup_optimized_dataloader
-from moola.windows import FeatureSet, split_windows, valid_rows
+JADE = "Jade"
+NETWORK = "Jade without trees"
+BOOSTED = "boosted spans"
+MINIROCKET = "MiniRocket + ridge"
+CEILING = "ceiling: the label rule on the window"
+HEADINGS = ("bars, labels", "model", "training labels", "F1 macro", "Hit@±3", "joint", "CPU s")
 
-SPLITS = SplitConfig(fractions=(0.70, 0.10, 0.20))
-MARKET = {"start": "2024-01-08", "end": "2024-12-31"}
-POOLED_EPOCHS = 15
-SHOWN = ("f1_macro", "hit_centre_3", "joint_success")
-Model = Callable[[Data, int], Predictions]  # (data, seed) -> of the test windows
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One market with one kind of labels; `judge`, of another market, takes the place of the test split."""
-
-    name: str
-    features: FeatureSet
-    labels: LabelSet
-    judge: "Setting | None" = None
+Floats = NDArray[np.float64]
+Model = Callable[[TrainingData, int], Predictions | None]  # (data, seed) -> of the test windows
 
 
-def feature_set(bars: pd.DataFrame) -> FeatureSet:
-    config = FeatureConfig()
-    rows = compute_features(bars, config)
-    _, splits = split_windows(pd.DatetimeIndex(bars.index), SPLITS)
-    return FeatureSet(rows, valid_rows(np.zeros(len(rows), bool)), splits, {"config": config.model_dump()}, bars)
+# --- models ---------------------------------------------------------------------------------------
 
 
-def hindsight(features: FeatureSet, *, clear: bool = True) -> LabelSet:
-    moves = hindsight_labels(features.bars)
-    moves = moves if clear else moves.drop(columns=["clear_from", "clear_to"])
-    return place_windows(moves, features.times, LabelConfig(), source="hindsight")
+def jade(data: TrainingData, seed: int) -> Predictions:
+    return fitted(TrainSpec(training=TrainConfig(seed=seed)), data)
 
 
-def synthetic_settings(seed: int) -> list[Setting]:
-    market = make_market(MarketConfig.model_validate(MARKET | {"seed": seed}))
-    features = feature_set(market.bars)
-    name = f"synthetic market {seed}"
-    return [
-        Setting(f"{name}, hindsight", features, hindsight(features)),
-        Setting(f"{name}, hindsight, any place", features, hindsight(features, clear=False)),
-        Setting(f"{name}, planted", features, planted_labels(market.moves, features.times, LabelConfig())),
-    ]
+def network(data: TrainingData, seed: int) -> Predictions:
+    """The row that tells what the trees are worth."""
+    no_trees = TreesConfig(members=0)
+    return fitted(TrainSpec(training=TrainConfig(seed=seed), trees=no_trees), data)
 
 
-def real_settings(path: Path, judges: list[Path]) -> list[Setting]:
-    bars = [(file.stem, feature_set(read_bars(file).frame)) for file in (path, *judges)]
-    found = []
-    for place, clear in (("", True), (", any place", False)):
-        taught, *others = (
-            Setting(f"{name}, hindsight{place}", features, hindsight(features, clear=clear)) for name, features in bars
-        )
-        judged = [replace(taught, name=f"{taught.name}, judged on {other.name}", judge=other) for other in others]
-        found += judged or [taught]
-    return found
-
-
-def data_of(setting: Setting, n_labels: int | None, seed: int) -> Data:
-    """Training labels drawn by the seed; never more validation labels than training labels."""
-    spec = TrainSpec(max_train_labels=n_labels, training=TrainConfig(seed=seed))
-    parts, left_out = assign_splits(setting.labels, setting.features.splits)
-    parts = {name: part if name == "test" else draw(part, spec) for name, part in parts.items()}
-    windows = {name: windows_of(part, setting.features) for name, part in parts.items()}
-    if setting.judge is not None:
-        parts["test"] = setting.judge.labels
-        windows["test"] = windows_of(setting.judge.labels, setting.judge.features)
-    return Data(setting.features, parts, windows, left_out)
-
-
-# --- models -----------------------------------------------------------------------------------------------------
-
-
-def jade(data: Data, seed: int) -> Predictions:
-    spec = TrainSpec(training=TrainConfig(seed=seed))
+def fitted(spec: TrainSpec, data: TrainingData) -> Predictions:
     model = new_model(spec, data)
-    fit_once(model, spec, data, QuietHooks(), "cpu")
-    return as_predictions(loop.predict(model, data.windows["test"]))
+    fit_model(
+        model,
+        spec,
+        data,
+        score_on(data.labels["val"]),
+        QuietHooks(),
+        "cpu",
+    )
+
+    return as_predictions(infer(model, data.windows["test"]))
 
 
-class Pooled(nn.Module):
-    """The published design: the mean of the BiLSTM's outputs, and from it type, centre and length. No place is left."""
+def minirocket(data: TrainingData, seed: int) -> Predictions | None:
+    """Type only (Dempster, Schmidt and Webb, KDD 2021); the pointer is the whole window.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.LSTM(11, 96, batch_first=True, bidirectional=True)
-        self.type_head, self.pointer_head = nn.Linear(192, 2), nn.Linear(192, 2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = self.encoder(x)[0].mean(1)  # [B, 2H]
-        return self.type_head(pooled), torch.sigmoid(self.pointer_head(pooled))
-
-
-def pooled(data: Data, seed: int) -> Predictions:
-    torch.manual_seed(seed)
-    model = Pooled()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    n = max(len(data.windows["train"]), 512)
-    loader = setup_optimized_dataloader(data.windows["train"], train=True, seed=seed, windows_per_epoch=n)
-    for epoch in range(POOLED_EPOCHS):
-        loader.set_epoch(epoch)
-        for batch in loader:
-            logits, pointer = model(batch["x"])
-            centre, length = (
-                0.5 * (batch["start"] + batch["end"]) / (WINDOW - 1),
-                (batch["end"] - batch["start"] + 1) / WINDOW,
-            )
-            pointer_loss = nn.functional.huber_loss(pointer, torch.stack([centre, length], 1).float(), delta=0.1)
-            loss = nn.functional.cross_entropy(logits, batch["label"]) + 10 * pointer_loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        logits, pointer = model.eval()(torch.from_numpy(data.x("test").copy()))
-    centre, length = (pointer[:, 0] * (WINDOW - 1)).numpy(), (pointer[:, 1] * WINDOW).numpy()
-    start = np.clip(np.round(centre - (length - 1) / 2), 0, WINDOW - 1).astype(int)
-    end = np.clip(np.round(centre + (length - 1) / 2), start, WINDOW - 1).astype(int)
-    return Predictions(torch.softmax(logits, 1).numpy(), start, end)
-
-
-def minirocket(data: Data, seed: int) -> Predictions | None:
-    """Type only (Dempster, Schmidt and Webb, KDD 2021); the pointer is the whole window. None without aeon."""
+    None without aeon.
+    """
     try:
         from aeon.classification.convolution_based import MiniRocketClassifier
     except ImportError:
         return None
+
     model = MiniRocketClassifier(class_weight="balanced", random_state=seed)
-    model.fit(data.x("train").swapaxes(1, 2).astype(np.float64), data.labels["train"].label_index)
-    found = model.predict(data.x("test").swapaxes(1, 2).astype(np.float64)).astype(int)
-    whole = np.full(len(found), WINDOW - 1)
-    return Predictions(np.eye(2)[found], np.zeros_like(whole), whole)
+    labels = data.labels["train"]
+    model.fit(channels_first(data, "train"), labels.label_index)
+    predicted = model.predict(channels_first(data, "test")).astype(int)
+
+    probabilities = np.eye(len(labels.classes))[predicted]
+    end = np.full(len(predicted), WINDOW - 1)
+
+    return Predictions(probabilities, np.zeros_like(end), end)
 
 
-MODELS = {"Jade": jade, "pooled BiLSTM": pooled, "MiniRocket + ridge": minirocket}
+def channels_first(data: TrainingData, split: str) -> np.ndarray:
+    """[N, F, T] the windows of a split, as aeon takes them."""
+    return data.window_features(split).swapaxes(1, 2).astype(np.float64)
 
 
-# --- the table --------------------------------------------------------------------------------------------------
+MODELS: dict[str, Model] = {
+    JADE: jade,
+    NETWORK: network,
+    BOOSTED: boosted_spans,
+    "pooled BiLSTM": pooled,
+    MINIROCKET: minirocket,
+}
 
 
-def row(setting: Setting, name: str, n_labels: int | None, seeds: int) -> list[str] | None:
-    scores, n_train = [], 0
+# --- the table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The headline metrics of one model.
+
+    per_seed     [seeds, 3]
+    over_days    [R, 3] the mean over the seeds, of test days drawn with replacement
+    cpu_seconds  of fitting and predicting, mean over the seeds
+    """
+
+    n_train: int
+    per_seed: Floats
+    over_days: Floats
+    cpu_seconds: float
+
+
+def scores_of(
+    setting: Setting,
+    name: str,
+    n_labels: int | None,
+    seeds: int,
+) -> Scores | None:
+    """None for a model that is not installed."""
+    per_seed = []
+    over_days = []
+    cpu_seconds = []
+    n_train = 0
     for seed in range(seeds):
         data = data_of(setting, n_labels, seed)
-        found = MODELS[name](data, seed)
-        if found is None:
-            return None
         n_train = len(data.labels["train"])
-        scores.append([metrics.score(found, data.targets("test"))[metric] for metric in SHOWN])
-    mean, spread = np.mean(scores, 0), np.std(scores, 0)
-    cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
-    return [setting.name, name, str(n_train), *(cells if name != "MiniRocket + ridge" else [cells[0], "", ""])]
+        began = time.process_time()
+        predictions = MODELS[name](data, seed)
+        cpu_seconds.append(time.process_time() - began)
+        if predictions is None:
+            return None
+
+        own, resampled = judged(setting, data, predictions)
+        per_seed.append(own)
+        over_days.append(resampled)
+
+    return Scores(
+        n_train,
+        np.stack(per_seed),
+        np.mean(over_days, axis=0),
+        float(np.mean(cpu_seconds)),
+    )
+
+
+def judged(
+    setting: Setting,
+    data: TrainingData,
+    predictions: Predictions,
+) -> tuple[Floats, Floats]:
+    """The headline metrics [3] on the test windows, and [R, 3] of its days drawn again."""
+    labels = data.labels["test"]
+    targets = as_targets(labels)
+    times = setting.tested.features.times
+    weights = day_weights(day_of_window(labels, times))
+
+    every_window_once = np.ones((1, len(labels)))
+    own = headline(predictions, targets, every_window_once)[0]
+    return own, headline(predictions, targets, weights)
+
+
+def model_row(setting: Setting, name: str, scores: Scores) -> list[str]:
+    means = scores.per_seed.mean(axis=0)
+    spreads = scores.per_seed.std(axis=0)
+    ranges = interval_texts(scores.over_days, "{:.2f}")
+    cells = [
+        f"{mean:.3f} ± {spread:.3f} ({ends})"
+        for mean, spread, ends in zip(means, spreads, ranges, strict=True)
+    ]
+    if name == MINIROCKET:
+        cells[1:] = ["", ""]
+
+    return [setting.name, name, str(scores.n_train), *cells, f"{scores.cpu_seconds:.0f}"]
+
+
+def difference_row(
+    setting: Setting,
+    first: Scores,
+    second: Scores,
+) -> list[str]:
+    """How much better Jade (first) is than the boosted spans; of the same days for both."""
+    means = first.per_seed.mean(axis=0) - second.per_seed.mean(axis=0)
+    ranges = interval_texts(first.over_days - second.over_days, "{:+.2f}")
+    cells = [f"{mean:+.3f} ({ends})" for mean, ends in zip(means, ranges, strict=True)]
+    ratio = first.cpu_seconds / second.cpu_seconds
+
+    name = f"{JADE} less {BOOSTED}"
+    return [setting.name, name, str(first.n_train), *cells, f"x {ratio:.1f}"]
+
+
+def ceiling_row(setting: Setting) -> list[str] | None:
+    """None for labels that no rule made."""
+    data = data_of(setting, None, 0)
+    predictions = rule_on_windows(setting, data.labels["test"])
+    if predictions is None:
+        return None
+
+    own, resampled = judged(setting, data, predictions)
+    ranges = interval_texts(resampled, "{:.2f}")
+    cells = [f"{value:.3f} ({ends})" for value, ends in zip(own, ranges, strict=True)]
+
+    return [setting.name, CEILING, "", *cells, ""]
+
+
+def interval_texts(resampled: Floats, number: str) -> list[str]:
+    """Of each column of [R, 3]."""
+    low, high = interval(resampled)
+    return [
+        f"{number.format(least)} to {number.format(most)}"
+        for least, most in zip(low, high, strict=True)
+    ]
 
 
 def trivial_rows(setting: Setting) -> list[list[str]]:
     data = data_of(setting, None, 0)
-    targets = data.targets("test")
-    found = metrics.baselines(targets, data.targets("train"), data.x("test"))
-    rows = []
-    for name, predictions in found.items():
-        score = metrics.score(predictions, targets)
-        is_type = name.startswith("majority")
-        cells = [f"{score['f1_macro']:.3f}" if is_type else "", "" if is_type else f"{score['hit_centre_3']:.3f}", ""]
-        rows.append([setting.name, name.replace("_", " "), "", *cells])
+    return [[setting.name, *cells, ""] for cells in trivial_texts(data)]
+
+
+def trivial_texts(data: TrainingData) -> list[list[str]]:
+    """The baselines; those of the pointer share one type, the majority class."""
+    targets = as_targets(data.labels["test"])
+    train_targets = as_targets(data.labels["train"])
+    trivial = baselines(targets, train_targets, data.window_features("test"))
+
+    scores = {name: score(predictions, targets) for name, predictions in trivial.items()}
+    f1_macro = next(iter(scores.values()))[F1_MACRO]
+    majority = BASELINE_TITLES["majority_class"]
+    rows = [[majority, "", f"{f1_macro:.3f}", "", ""]]
+    for name, values in scores.items():
+        hit = f"{values[HIT_CENTRE]:.3f}"
+        rows.append([BASELINE_TITLES[name], "", "", hit, ""])
+
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bars", type=Path, help="bars for hindsight labels besides the synthetic ones")
-    parser.add_argument("--judge", type=Path, nargs="+", default=[], help="bars to judge what --bars taught on")
-    parser.add_argument("--market-seed", type=int, default=7, help="of the synthetic bars")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", help="settings whose name holds this text")
-    parser.add_argument("--labels", type=int, nargs="+", default=[174, 0], help="training labels; 0: all there are")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    table = Table(
-        "bars, labels", "model", "training labels", "F1 macro", "Hit@±3", "joint", title="Test, last 20 % of the time"
+def model_rows(
+    setting: Setting,
+    n_labels: int | None,
+    options: argparse.Namespace,
+) -> list[list[str]]:
+    """Of the models that were asked for, and the difference of the first two."""
+    rows = []
+    known: dict[str, Scores] = {}
+    for name in options.models:
+        scores = scores_of(
+            setting,
+            name,
+            n_labels,
+            options.seeds,
+        )
+        if scores is not None:
+            known[name] = scores
+            rows.append(model_row(setting, name, scores))
+            print(*rows[-1], sep=" | ", flush=True)
+
+    if JADE in known and BOOSTED in known:
+        rows.append(difference_row(setting, known[JADE], known[BOOSTED]))
+        print(*rows[-1], sep=" | ", flush=True)
+
+    return rows
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found = synthetic_settings(options.market_seed)
+    parser.add_argument(
+        "--bars", type=Path, help="bars for hindsight labels besides the synthetic ones"
+    )
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="bars on which to judge the models trained on --bars",
+    )
+    parser.add_argument(
+        "--market-seed",
+        type=int,
+        default=7,
+        help="of the synthetic bars",
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        choices=RULES,
+        default=list(RULES),
+        help="sets of constants of the hindsight labels",
+    )
+    parser.add_argument("--only", help="settings whose name holds this text")
+    parser.add_argument(
+        "--labels", type=int, nargs="+", default=[174, 0], help="training labels; 0: all there are"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+    )
+
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(1)
+    settings = synthetic_settings(options.market_seed, options.rules)
     if options.bars is not None:
-        found += real_settings(options.bars, options.judge)
-    for setting in found:
-        if options.only and options.only not in setting.name:
-            continue
+        settings += real_settings(
+            options.bars,
+            options.judge,
+            options.rules,
+        )
+    if options.only:
+        settings = [setting for setting in settings if options.only in setting.name]
+
+    table = Table(*HEADINGS, title="Test, last 20 % of the time")
+    for setting in settings:
+        rows = []
         for n_labels in options.labels:
-            for name in options.models:
-                cells = row(setting, name, n_labels or None, options.seeds)
-                if cells:
-                    print(*cells, sep=" | ", flush=True)
-                    table.add_row(*cells)
-        for cells in trivial_rows(setting):
+            rows += model_rows(setting, n_labels or None, options)
+
+        ceiling = ceiling_row(setting)
+        if ceiling:
+            print(*ceiling, sep=" | ", flush=True)
+            rows.append(ceiling)
+
+        for cells in rows + trivial_rows(setting):
             table.add_row(*cells)
         table.add_section()
-    Console(width=130).print(table)
+
+    Console(width=200).print(table)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What a training step costs beside a bare LSTM of the same shape, and what the loader costs; one run, paired.
+"""What a training step costs beside a bare LSTM of the same shape, and what the loader costs.
 
-python benchmarks/train.py
+    python -m benchmarks.train
+
+One run, paired: the three take turns.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,60 +15,109 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.quality import Setting, data_of, feature_set, hindsight
+from benchmarks.settings import STANDARD, data_of, feature_set, hindsight_setting
+from moola import WINDOW
+from moola.data.synthetic import make_market
+from moola.features import N_FEATURES
 from moola.models import JadeCompact
-from moola.specs import MarketConfig
-from moola.synthetic import make_market
-from moola.train import longest_move
+from moola.specs import MarketConfig, TrainConfig
 from moola.training.batches import setup_optimized_dataloader, validate_batch_schema
+from moola.training.data import TrainingData
+from moola.training.fit import longest_move
 from moola.training.loss import uncertainty_loss
 
-BATCH, PAIRS, STEPS = 32, 9, 10
+BATCH = 32
+HIDDEN = 96
+ROUNDS = 9
+STEPS = 10  # of each, in a round
+WIDTH_BARS = TrainConfig().target_width_bars
+
+Work = Callable[[], object]
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Work) -> float:
+    """Of one step, over STEPS of them."""
     start = time.perf_counter()
     for _ in range(STEPS):
         work()
     return (time.perf_counter() - start) / STEPS
 
 
-def main() -> None:
+def training_data() -> TrainingData:
     features = feature_set(make_market(MarketConfig()).bars)
-    data = data_of(Setting("synthetic", features, hindsight(features)), None, 0)
-    loader = setup_optimized_dataloader(data.windows["train"], BATCH, train=True, windows_per_epoch=100_000 * BATCH)
+    setting = hindsight_setting("synthetic", features, STANDARD, clear=True)
+    return data_of(setting, None, 0)
+
+
+def training_step(data: TrainingData) -> tuple[Work, Work]:
+    """A whole step of Jade as the loop takes it, loader included; and the loader alone."""
+    loader = setup_optimized_dataloader(
+        data.windows["train"], BATCH, train=True, windows_per_epoch=100_000 * BATCH
+    )
     batches = iter(loader)
-    model = JadeCompact(longest_move=longest_move(data.windows["train"]))  # as the job makes it
-    bare = nn.LSTM(11, 96, batch_first=True, bidirectional=True)
-    optimizers = [torch.optim.AdamW(m.parameters(), fused=True) for m in (model, bare)]  # as the loop has it
-    x = torch.from_numpy(np.random.default_rng(0).random((BATCH, 105, 11), np.float32))
+    model = JadeCompact(hidden_size=HIDDEN, longest_move=longest_move(data.windows["train"]))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
         batch = next(batches)
         validate_batch_schema(batch)
-        optimizers[0].zero_grad(set_to_none=True)
-        uncertainty_loss(model(batch["x"], batch["valid_mask"]), batch, 1.5)[0].backward()
-        optimizers[0].step()
+        optimizer.zero_grad(set_to_none=True)
+        output = model(batch["x"], batch["valid_mask"])
+        uncertainty_loss(output, batch, WIDTH_BARS).total.backward()
+        optimizer.step()
 
-    def bare_step() -> None:
-        optimizers[1].zero_grad(set_to_none=True)
-        bare(x)[0].square().mean().backward()
-        optimizers[1].step()
+    return step, lambda: next(batches)
 
-    step(), bare_step()
-    pairs = [(seconds(step), seconds(bare_step), seconds(lambda: next(batches))) for _ in range(PAIRS)]
-    ours, other, load = (statistics.median(column) for column in zip(*pairs, strict=True))
-    table = Table("what", "windows/s", "ratio", "goal", title=f"B = {BATCH}, H = 96, {torch.get_num_threads()} threads")
-    table.add_row("bare nn.LSTM: forward, backward, AdamW", f"{BATCH / other:,.0f}", "", "")
-    ratio = statistics.median(b / a for a, b, _ in pairs)
+
+def bare_step(device: str = "cpu") -> Work:
+    """Forward, backward and AdamW of an LSTM on the features alone."""
+    lstm = nn.LSTM(
+        N_FEATURES,
+        HIDDEN,
+        batch_first=True,
+        bidirectional=True,
+    ).to(device)
+    optimizer = torch.optim.AdamW(lstm.parameters(), fused=True)
+    values = np.random.default_rng(0).random((BATCH, WINDOW, N_FEATURES), np.float32)
+    x = torch.from_numpy(values).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        h, _ = lstm(x)
+        h.square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    jade, load = training_step(training_data())
+    bare = bare_step()
+    jade()  # the first step of each is not timed
+    bare()
+
+    rounds = [(seconds(jade), seconds(bare), seconds(load)) for _ in range(ROUNDS)]
+    jade_s, bare_s, load_s = (statistics.median(column) for column in zip(*rounds, strict=True))
+    of_bare = statistics.median(bare / jade for jade, bare, _ in rounds)
+    loader_lead = statistics.median(jade / load for jade, _, load in rounds)
+
+    title = f"B = {BATCH}, H = {HIDDEN}, {torch.get_num_threads()} threads"
+    table = Table("what", "windows/s", "ratio", "goal", title=title)
     table.add_row(
-        "whole training step of Jade, loader included", f"{BATCH / ours:,.0f}", f"{ratio:.2f} of it", "> 0.85"
+        "bare nn.LSTM: forward, backward, AdamW",
+        f"{BATCH / bare_s:,.0f}",
+        "",
+        "",
     )
-    ratio = statistics.median(a / c for a, _, c in pairs)
-    table.add_row("loader alone", f"{BATCH / load:,.0f}", f"{ratio:.0f} x the step", ">= 20 x")
+    table.add_row(
+        "whole training step of Jade, loader included",
+        f"{BATCH / jade_s:,.0f}",
+        f"{of_bare:.2f} of it",
+        "> 0.85",
+    )
+    table.add_row(
+        "loader alone", f"{BATCH / load_s:,.0f}", f"{loader_lead:.0f} x the step", ">= 20 x"
+    )
     Console(width=110).print(table)
 
 

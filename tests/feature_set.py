@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from moola.data.splits import split_windows, splits_document
+from moola.data.windows import WindowSource, density, valid_ratio, valid_rows, window_view
 from moola.features import FEATURE_NAMES, FeatureConfig, compute_features
-from moola.runs import sha256_file
-from moola.windows import WindowSource, density, split_windows, splits_document, valid_ratio, valid_rows, window_view
+from moola.runs.submit import sha256_file
 
 N_BARS = 1500
 
@@ -31,18 +31,25 @@ def random_bars(n: int = N_BARS, seed: int = 1, price: float = 15_000.0) -> pd.D
     return pd.DataFrame(columns, index=index)
 
 
-def write_feature_set(folder: Path, n_bars: int = N_BARS) -> dict[str, Any]:
-    """The files of the contract in `folder`; -> a manifest of them."""
+def write_feature_set(
+    folder: Path,
+    n_bars: int = N_BARS,
+    bars: pd.DataFrame | None = None,
+    config: FeatureConfig | None = None,
+) -> dict[str, str]:
+    """The files of the contract in `folder`, of random bars or of given ones; -> path -> sha256."""
     from moola.specs import SplitConfig
 
-    bars = random_bars(n_bars)
+    bars = random_bars(n_bars) if bars is None else bars
+    n_bars = len(bars)
+    config = config or FeatureConfig()
     bars.reset_index().to_parquet(folder / "bars.parquet")
-    rows = compute_features(bars)
+    rows = compute_features(bars, config)
     valid = valid_rows(np.zeros(n_bars, bool))
     rule, splits = split_windows(bars.index, SplitConfig())
     metadata = {
         "feature_names": list(FEATURE_NAMES),
-        "config": FeatureConfig().model_dump(),
+        "config": config.model_dump(),
         "n_bars": n_bars,
         "n_windows": n_bars - 104,
         "valid_ratio": valid_ratio(valid),
@@ -54,8 +61,4 @@ def write_feature_set(folder: Path, n_bars: int = N_BARS) -> dict[str, Any]:
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (folder / "splits.json").write_text(json.dumps(splits_document(rule, splits, bars.index)))
     assert WindowSource(rows).size == (folder / "features_11d.npy").stat().st_size
-    files = [
-        {"path": path.name, "sha256": sha256_file(path), "size": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-    ]
-    return {"files": files, "derived": []}
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}

@@ -1,5 +1,7 @@
-"""The 11 features bar by bar in plain Python floats: a transcription of the written definition, and the oracle of
-`moola.features`. It imports nothing of moola and shares no code with it. Slow on purpose: to be read beside the text.
+"""The 11 features bar by bar in plain Python floats: the oracle of `moola.features`.
+
+A transcription of the written definition that imports nothing of moola and shares no code with it.
+Slow on purpose: to be read beside the text.
 """
 
 from collections.abc import Iterator
@@ -24,7 +26,6 @@ DEFAULTS = {
     "zigzag_k": 1.2,
     "hybrid_confirm_lookback": 5,
     "hybrid_min_retrace_atr": 0.5,
-    "eps": 1e-6,
 }
 
 
@@ -36,8 +37,17 @@ def clip(value: float, least: float, most: float) -> float:
     return value
 
 
+def distance(price: float, atr: float) -> float:
+    """In ATR; where that is 0 the end of the range on the side of the sign, 0 if there is none."""
+    if atr != 0:
+        return clip(price / atr, -3.0, 3.0)
+    if price == 0:
+        return 0.0
+    return 3.0 if price > 0 else -3.0
+
+
 def mean(values: list[float]) -> float:
-    """Added one after the other, oldest first. Not sum(): from Python 3.12 on, that one compensates rounding."""
+    """Added one after the other, oldest first; sum() compensates rounding from Python 3.12 on."""
     total = 0.0
     for value in values:
         total += value
@@ -103,12 +113,12 @@ class Zigzag:
 
 
 def oracle_rows(bars: list[Bar], zigzag: Zigzag, config: dict) -> Iterator[list[float]]:
-    eps, alpha = config["eps"], 2.0 / (config["ema_range_period"] + 1)
+    alpha = 2.0 / (config["ema_range_period"] + 1)
     ema = 0.0
     true_ranges: list[float] = []
     for i, bar in enumerate(bars):
         r = bar.high - bar.low
-        R = max(r, eps)
+        R = 1.0 if r == 0 else r
         ema = r if i == 0 else alpha * r + (1.0 - alpha) * ema
         if i >= 1:
             previous = bars[i - 1].close
@@ -122,15 +132,14 @@ def oracle_rows(bars: list[Bar], zigzag: Zigzag, config: dict) -> Iterator[list[
         body_pct = clip((bar.close - bar.open) / R, -1.0, 1.0)
         upper_wick_pct = clip((bar.high - max(bar.open, bar.close)) / R, 0.0, 1.0)
         lower_wick_pct = clip((min(bar.open, bar.close) - bar.low) / R, 0.0, 1.0)
-        range_z = clip(r / max(ema, eps), 0.0, 3.0)
+        range_z = 0.0 if ema == 0 else clip(r / ema, 0.0, 3.0)
 
-        divisor = atr if atr != 0 else 1e-8
         dist_to_prev_sh = dist_to_prev_sl = bars_since_sh_norm = bars_since_sl_norm = 0.0
         if zigzag.swing_high is not None:
-            dist_to_prev_sh = clip((zigzag.swing_high.price - bar.close) / divisor, -3.0, 3.0)
+            dist_to_prev_sh = distance(zigzag.swing_high.price - bar.close, atr)
             bars_since_sh_norm = clip((i - zigzag.swing_high.bar) / 105, 0.0, 3.0)
         if zigzag.swing_low is not None:
-            dist_to_prev_sl = clip((bar.close - zigzag.swing_low.price) / divisor, -3.0, 3.0)
+            dist_to_prev_sl = distance(bar.close - zigzag.swing_low.price, atr)
             bars_since_sl_norm = clip((i - zigzag.swing_low.bar) / 105, 0.0, 3.0)
 
         leg_dir = {None: 0.0, "up": 1.0, "down": -1.0}[zigzag.trend]
@@ -150,16 +159,25 @@ def oracle_rows(bars: list[Bar], zigzag: Zigzag, config: dict) -> Iterator[list[
         ]
 
 
-def oracle_features(bars: list[tuple[float, float, float, float]], **overrides: float | None) -> list[list[float]]:
-    """Rows of 11 float64 values for bars of (open, high, low, close); `overrides` are constants of DEFAULTS."""
+def oracle_features(
+    bars: list[tuple[float, float, float, float]], **overrides: float | None
+) -> list[list[float]]:
+    """Rows of 11 float64 values for bars of (open, high, low, close).
+
+    `overrides` are constants of DEFAULTS.
+    """
     return run_oracle(bars, **overrides)[0]
 
 
 def run_oracle(
     bars: list[tuple[float, float, float, float]], **overrides: float | None
 ) -> tuple[list[list[float]], Zigzag]:
-    """The same rows, and the zigzag after the last bar (how many swings it confirmed is in there)."""
-    assert overrides.keys() <= DEFAULTS.keys(), f"no such constant: {overrides.keys() - DEFAULTS.keys()}"
+    """The same rows, and the zigzag after the last bar, which counts the swings it confirmed."""
+    assert overrides.keys() <= DEFAULTS.keys(), (
+        f"no such constant: {overrides.keys() - DEFAULTS.keys()}"
+    )
     config = DEFAULTS | overrides
-    zigzag = Zigzag(config["zigzag_k"], config["hybrid_confirm_lookback"], config["hybrid_min_retrace_atr"])
+    zigzag = Zigzag(
+        config["zigzag_k"], config["hybrid_confirm_lookback"], config["hybrid_min_retrace_atr"]
+    )
     return list(oracle_rows([Bar(*bar) for bar in bars], zigzag, config)), zigzag

@@ -1,4 +1,7 @@
-"""Why a GPU cannot be used is said before any work; whether torch can compile is asked first."""
+"""Why a GPU cannot be used, and whether torch can compile: both known before any work."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -6,7 +9,8 @@ pytest.importorskip("torch", reason="training needs the extra `train`")
 
 import torch
 
-from moola.errors import DataError
+from moola.errors import DataError, TryAgainError
+from moola.jobs import train
 from moola.training import device
 
 
@@ -34,7 +38,7 @@ def test_a_gpu_that_answers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "rented", "gives"),
+    ("requested", "rented", "gives"),
     [
         ("cpu", "1", "cpu"),
         ("auto", "0", "cpu"),
@@ -43,20 +47,109 @@ def test_a_gpu_that_answers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_without_a_gpu_the_cpu_is_taken_only_where_that_is_allowed(
-    asked: str, rented: str, gives: str, monkeypatch: pytest.MonkeyPatch
+    requested: str, rented: str, gives: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("MOOLA_GPUS", rented)
     if gives == "cpu":
-        assert device.choose_device(asked) == "cpu"
+        assert device.choose_device(requested) == "cpu"
         return
     with pytest.raises(DataError, match=gives):
-        device.choose_device(asked)
+        device.choose_device(requested)
 
 
-def test_a_gpu_that_is_there_is_used_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_there_is_used_unless_the_cpu_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [device.choose_device(asked) for asked in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert [device.choose_device(requested) for requested in ("auto", "cuda", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cpu",
+    ]
+
+
+ones = torch.ones  # before a test replaces it
+
+
+class BrokenGpuError(RuntimeError):
+    """As torch.AcceleratorError is one."""
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, n_gpus: int, error: Exception | None = None) -> None:
+    """GPUs that answer, on a machine that was rented for two, with the CPU in their place."""
+
+    def ones_on_gpu(*shape: int, device: str = "cpu") -> torch.Tensor:
+        if error is not None and device == "cuda:1":
+            raise error
+        return ones(*shape)
+
+    monkeypatch.setenv("MOOLA_GPUS", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr(torch, "ones", ones_on_gpu)
+
+
+def test_a_broken_gpu_of_a_rented_host_asks_for_another_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer(monkeypatch, 2)
+    assert device.choose_device("auto") == "cuda"
+
+    answer(monkeypatch, 1)
+    with pytest.raises(TryAgainError, match="rented for 2 GPUs, and 1 answer"):
+        device.choose_device("auto")
+
+    answer(monkeypatch, 2, BrokenGpuError("CUDA error: an illegal instruction was encountered"))
+    with pytest.raises(TryAgainError, match="GPU 1 of this host is broken: CUDA error"):
+        device.choose_device("auto")
+
+
+def test_a_rented_host_whose_driver_is_too_old_asks_for_another_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOOLA_GPUS", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(device, "driver_cuda", lambda: (12, 8))
+    with pytest.raises(TryAgainError, match=r"cannot be used: .*CUDA up to 12\.8"):
+        device.choose_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("message", "is_host"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might", True),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_an_error_of_the_hardware_is_no_fault_of_the_run(message: str, is_host: bool) -> None:
+    with pytest.raises(TryAgainError if is_host else BrokenGpuError), device.host_errors():
+        raise BrokenGpuError(message)
+
+
+@pytest.mark.parametrize("step", ["fit_run", "evaluate_and_write"])
+def test_a_gpu_that_fails_at_any_step_of_the_job_asks_for_another_host(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenGpuError("CUDA error: uncorrectable ECC error encountered")
+
+    data = SimpleNamespace(labels={"val": ()})
+    succeed = {
+        "load_data": lambda *_: data,
+        "log_labels": lambda *_, **__: None,
+        "score_on": lambda *_: None,
+        "fit_run": lambda *_: (None, SimpleNamespace(history=[])),
+    }
+    for name, work in {**succeed, step: fail}.items():
+        monkeypatch.setattr(train, name, work)
+    attempt: Any = SimpleNamespace(run_id="train-1", stage=lambda _: None)
+    document: Any = SimpleNamespace(spec={"device": "cpu"})
+    with pytest.raises(TryAgainError, match="the GPU of this host failed: CUDA error: uncorr"):
+        train.run_train_job(attempt, document)
 
 
 def test_a_machine_without_a_driver_has_no_driver_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +170,9 @@ def test_the_driver_is_asked_for_its_cuda_version(monkeypatch: pytest.MonkeyPatc
     assert device.driver_cuda() == (12, 8)
 
 
-def test_a_compiler_is_found_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_compiler_is_found_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert device.c_compiler() is None

@@ -1,5 +1,6 @@
-"""The 11 features, against a transcription in plain Python and against answers worked out by hand."""
+"""The 11 features, against a transcription in plain Python and answers worked out by hand."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -12,14 +13,23 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_features import DEFAULTS, oracle_features, run_oracle
 
 import moola
+from moola import PRICES
+from moola.data.synthetic import make_market
 from moola.errors import DataError
-from moola.features import FEATURE_NAMES, FEATURE_RANGES, N_FEATURES, FeatureConfig, FeatureState, compute_features
+from moola.features import (
+    FEATURE_NAMES,
+    FEATURE_RANGES,
+    N_FEATURES,
+    FeatureConfig,
+    FeatureState,
+    compute_features,
+)
+from moola.specs import MarketConfig
+from tests.oracle_features import DEFAULTS, oracle_features, run_oracle
+from tests.shared import shared
 
-PRICES = ["open", "high", "low", "close"]
-NQ = Path(__file__).resolve().parents[2] / "shared" / "data" / "NQ_1m_2023-11-19_2023-12-04.parquet"
 COLUMN = {name: i for i, name in enumerate(FEATURE_NAMES)}
 
 
@@ -55,12 +65,17 @@ def assert_same_bits(rows, expected):
 
 
 def oracle(bars, config=None):
-    return oracle_features(bars[PRICES].to_numpy().tolist(), **(config.model_dump() if config else {}))
+    return oracle_features(
+        bars[list(PRICES)].to_numpy().tolist(), **(config.model_dump() if config else {})
+    )
 
 
 @st.composite
 def markets(draw, max_bars=60):
-    """Bars with flat stretches (zero ATR at the start among them), ties, gaps and spikes, on and off a tick grid."""
+    """Bars with flat stretches (zero ATR at the start among them), ties, gaps and spikes.
+
+    They are on and off a tick grid.
+    """
     tick = draw(st.sampled_from([0.25, 0.01, 1e-5, 1.0, 0.1234567891, 1e-7]))
     ticks = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 40), st.integers(0, 5000))
     close, bars = draw(st.integers(100_000, 200_000)), []
@@ -69,7 +84,9 @@ def markets(draw, max_bars=60):
     for _ in range(draw(st.integers(0, max_bars))):
         open_ = close + draw(st.sampled_from([0, 0, 0, 1, -1, 30, -30]))
         close = open_ + draw(st.sampled_from([1, -1])) * draw(ticks)
-        bars.append((open_, max(open_, close) + draw(ticks), min(open_, close) - draw(ticks), close))
+        bars.append(
+            (open_, max(open_, close) + draw(ticks), min(open_, close) - draw(ticks), close)
+        )
     return frame(np.array(bars, np.float64).reshape(-1, 4) * tick)
 
 
@@ -80,17 +97,22 @@ configs = st.builds(
     zigzag_k=st.sampled_from([0.3, 1.0, 1.2, 2.5, 7.7]),
     hybrid_confirm_lookback=st.integers(0, 9),
     hybrid_min_retrace_atr=st.one_of(st.none(), st.sampled_from([0.1, 0.5, 1.0, 1.9])),
-    eps=st.sampled_from([1e-6, 1e-3, 0.4]),
 )
 
 
-# --- answers ----------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 def test_names_and_ranges_are_the_contract():
     assert (
         *("open_norm", "close_norm", "body_pct", "upper_wick_pct", "lower_wick_pct", "range_z"),
-        *("dist_to_prev_SH", "dist_to_prev_SL", "bars_since_SH_norm", "bars_since_SL_norm", "expansion_proxy"),
+        *(
+            "dist_to_prev_SH",
+            "dist_to_prev_SL",
+            "bars_since_SH_norm",
+            "bars_since_SL_norm",
+            "expansion_proxy",
+        ),
     ) == FEATURE_NAMES
     assert list(FEATURE_RANGES) == list(FEATURE_NAMES)
     assert N_FEATURES == 11
@@ -106,23 +128,37 @@ def test_candle_of_one_bar_worked_by_hand():
 def test_swings_worked_by_hand():
     """ATR period 2, k 1, no hybrid rule, so that every number is exact.
 
-    Bar 1 starts the zigzag (up, extreme 104). Bar 2 extends it to 110. Bar 3: true ranges 6, 8, ATR 7; 110 - 102 = 8
-    >= 7 confirms the high 110 of bar 2; the low leg starts at 102. Bar 4: true ranges 8, 8, ATR 8; low 100 extends;
-    108 - 100 = 8 >= 8 confirms the low 100 of bar 4 itself.
+    Bar 1 starts the zigzag (up, extreme 104). Bar 2 extends it to 110. Bar 3: true ranges 6, 8, ATR
+    7; 110 - 102 = 8 >= 7 confirms the high 110 of bar 2; the low leg starts at 102. Bar 4: true
+    ranges 8, 8, ATR 8; low 100 extends; 108 - 100 = 8 >= 8 confirms the low 100 of bar 4 itself.
     """
     bars = [(100, 104, 100, 104), (104, 104, 100, 104), (104, 110, 104, 110)]
     bars += [(110, 110, 102, 102), (102, 108, 100, 108)]
-    rows = compute_features(frame(bars), FeatureConfig(atr_period=2, zigzag_k=1.0, hybrid_min_retrace_atr=None))
-    since_high, since_low = rows[:, COLUMN["bars_since_SH_norm"]], rows[:, COLUMN["bars_since_SL_norm"]]
+    rows = compute_features(
+        frame(bars), FeatureConfig(atr_period=2, zigzag_k=1.0, hybrid_min_retrace_atr=None)
+    )
+    since_high, since_low = (
+        rows[:, COLUMN["bars_since_SH_norm"]],
+        rows[:, COLUMN["bars_since_SL_norm"]],
+    )
     assert since_high.tolist() == [0, 0, 0, np.float32(1 / 105), np.float32(2 / 105)]
     assert since_low.tolist() == [0] * 5
     assert rows[:, COLUMN["dist_to_prev_SH"]].tolist() == [0, 0, 0, np.float32(8 / 7), 0.25]
     assert rows[:, COLUMN["dist_to_prev_SL"]].tolist() == [0, 0, 0, 0, 1.0]
-    assert np.sign(rows[:, COLUMN["expansion_proxy"]]).tolist() == [0, 0, 1, 1, 1]  # bar 3 falls in a leg that is down
+    assert np.sign(rows[:, COLUMN["expansion_proxy"]]).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]  # bar 3 falls in a leg that is down
 
 
 def test_hybrid_rule_confirms_what_the_close_does_not():
-    """Bar 2 makes the high 110 and reaches down to 104 in the same bar: 6 >= 0.5 ATR, though it closes at its high."""
+    """Bar 2 makes the high 110 and reaches down to 104 in the same bar.
+
+    6 >= 0.5 ATR, though it closes at its high.
+    """
     bars = [(100, 104, 100, 104), (104, 104, 100, 104), (104, 110, 104, 110)]
     by_default = compute_features(frame(bars))[2]
     by_close_only = compute_features(frame(bars), FeatureConfig(hybrid_min_retrace_atr=None))[2]
@@ -130,7 +166,7 @@ def test_hybrid_rule_confirms_what_the_close_does_not():
 
 
 def test_a_flat_series_is_all_zeros():
-    """No range, no true range: the zigzag never starts, and every quotient is 0 / eps."""
+    """No range, no true range: the zigzag never starts, and every quotient is 0 / 1."""
     assert not compute_features(frame([(100, 100, 100, 100)] * 30)).any()
 
 
@@ -158,12 +194,12 @@ def test_a_long_walk_off_the_tick_grid_equals_the_transcription():
     [
         ({}, {"ema_range_period": 21}),
         ({}, {"atr_period": 11}),
-        # With the default rules k decides nothing on such bars: the hybrid rule has always spoken before.
+        # With the default rules k decides nothing on such bars: the hybrid rule has always spoken
+        # before.
         ({"hybrid_min_retrace_atr": None}, {"zigzag_k": 1.3}),
         ({"hybrid_min_retrace_atr": 1.0}, {"hybrid_confirm_lookback": 0}),
         ({}, {"hybrid_min_retrace_atr": 0.6}),
         ({}, {"hybrid_min_retrace_atr": None}),
-        ({}, {"eps": 2.0}),
     ],
 )
 def test_the_comparison_notices_every_constant(base, other):
@@ -171,7 +207,9 @@ def test_the_comparison_notices_every_constant(base, other):
     bars, config = random_walk(2000), FeatureConfig(**base)
     assert_same_bits(compute_features(bars, config), oracle(bars, config))
     with pytest.raises(pytest.fail.Exception, match="values differ"):
-        assert_same_bits(compute_features(bars, config), oracle(bars, config.model_copy(update=other)))
+        assert_same_bits(
+            compute_features(bars, config), oracle(bars, config.model_copy(update=other))
+        )
 
 
 def test_the_comparison_notices_one_bit():
@@ -184,9 +222,7 @@ def test_the_comparison_notices_one_bit():
 
 
 def _nq():
-    if not NQ.exists():
-        pytest.skip(f"no real bars: {NQ.name} is not there")
-    return pd.read_parquet(NQ)
+    return pd.read_parquet(shared("data/NQ_1m_2023-11-19_2023-12-04.parquet"))
 
 
 def test_features_of_real_bars_equal_the_transcription():
@@ -196,14 +232,20 @@ def test_features_of_real_bars_equal_the_transcription():
 
 
 def test_the_hybrid_rule_confirms_a_swing_on_most_real_bars():
-    """The known weakness of the default definition, in numbers: a bar is compared with its own range."""
-    bars = _nq()[PRICES].to_numpy().tolist()
-    share = {rule: run_oracle(bars, hybrid_min_retrace_atr=rule)[1].n_confirmed / len(bars) for rule in (0.5, None)}
+    """The known weakness of the default definition, in numbers.
+
+    A bar is compared with its own range.
+    """
+    bars = _nq()[list(PRICES)].to_numpy().tolist()
+    share = {
+        rule: run_oracle(bars, hybrid_min_retrace_atr=rule)[1].n_confirmed / len(bars)
+        for rule in (0.5, None)
+    }
     assert share[0.5] == pytest.approx(0.972, abs=0.001)
     assert share[None] == pytest.approx(0.180, abs=0.001)
 
 
-# --- causality --------------------------------------------------------------------------------------------------
+# --- causality ------------------------------------------------------------------------------------
 
 
 def assert_ignores_later_bars(compute, cut=150):
@@ -211,7 +253,9 @@ def assert_ignores_later_bars(compute, cut=150):
     changed = bars.copy()
     changed.loc[cut:] = random_walk(300, seed=9).loc[cut:].to_numpy() * 3
     before, after = compute(bars), compute(changed)
-    assert (bits(before[:cut]) == bits(after[:cut])).all(), "an earlier row changed with a later bar"
+    assert (bits(before[:cut]) == bits(after[:cut])).all(), (
+        "an earlier row changed with a later bar"
+    )
     assert (before[cut:] != after[cut:]).any(axis=0).all()
 
 
@@ -221,27 +265,54 @@ def test_features_ignore_later_bars():
 
 def test_features_that_look_ahead_are_noticed():
     with pytest.raises(AssertionError, match="an earlier row changed"):
-        assert_ignores_later_bars(lambda bars: compute_features(bars[PRICES].rolling(2).mean().shift(-1).ffill()))
+        assert_ignores_later_bars(
+            lambda bars: compute_features(bars[list(PRICES)].rolling(2).mean().shift(-1).ffill())
+        )
 
 
-# --- invariance -------------------------------------------------------------------------------------------------
+# --- invariance -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(markets(), st.integers(-300, 300))
+def test_prices_times_a_power_of_two_change_no_bit(bars, exponent):
+    """Only exponents change, so nothing rounds differently: no constant is a price."""
+    rows = compute_features(bars)
+    assert (bits(rows) == bits(compute_features(bars * 2.0**exponent))).all()
+    assert (bits(rows) == bits(compute_features(bars / 2.0**exponent))).all()
 
 
 @settings(max_examples=50, deadline=None)
-@given(markets(), st.integers(-8, 8))
-def test_scaling_prices_and_eps_by_a_power_of_two_changes_no_bit(bars, exponent):
-    """Only exponents change, so nothing rounds differently. No ATR is 0 here: its 1e-8 does not scale."""
-    true_range_from_start = frame([(100, 101, 99, 100)] * 2)
-    start = true_range_from_start + (bars.iloc[0]["open"] - 100 if len(bars) else 0)
-    bars = pd.concat([start, bars], ignore_index=True)
-    scaled = compute_features(bars * 2.0**exponent, FeatureConfig(atr_period=10_000, eps=1e-6 * 2.0**exponent))
-    assert (bits(compute_features(bars, FeatureConfig(atr_period=10_000))) == bits(scaled)).all()
+@given(markets(), st.sampled_from([-18_500.0, -1e6, 3.5, -16_384.25]))
+def test_prices_on_a_tick_of_a_quarter_moved_by_any_number_of_ticks_change_no_bit(bars, shift):
+    """Differences of such prices are exact, and features read nothing but differences."""
+    ticks = (bars / bars.to_numpy().min() * 40_000).round() * 0.25 if len(bars) else bars
+    assert (bits(compute_features(ticks)) == bits(compute_features(ticks + shift))).all()
+
+
+def test_prices_of_the_size_of_the_yen_give_the_features_of_their_ticks():
+    """Prices that are no whole numbers are rounded: a swing that is a tie may then turn either way.
+
+    Divided by 1e-6 at least, as they were once, most rows of such ranges differ.
+    """
+    bars = random_walk(3000, tick=1.0)
+    yen = bars * 5e-8
+    differ = np.abs(compute_features(yen) - compute_features(yen * 20_000_000)) > 1e-6
+    assert differ.any(axis=1).mean() < 0.02
+
+    with_constant = (yen["close"] - yen["low"]) / np.maximum(yen["high"] - yen["low"], 1e-6)
+    assert (np.abs(with_constant - compute_features(yen)[:, 1]) > 1e-6).mean() > 0.5
 
 
 def test_prices_times_ten_change_nothing_but_the_last_bits():
-    """Quarter ticks times 10 are exact and so are their sums; ratios then round apart by an ulp at most."""
+    """Quarter ticks times 10 are exact and so are their sums.
+
+    Ratios then round apart by an ulp at most.
+    """
     bars = random_walk(2000)
-    np.testing.assert_allclose(compute_features(bars * 10), compute_features(bars), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        compute_features(bars * 10), compute_features(bars), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_absolute_prices_would_fail_the_invariance():
@@ -250,11 +321,48 @@ def test_absolute_prices_would_fail_the_invariance():
         np.testing.assert_allclose((bars * 10).to_numpy(), bars.to_numpy(), rtol=1e-6)
 
 
-def test_a_range_below_eps_is_divided_by_eps():
-    """Where a bar is smaller than eps, scale does matter: 4e-7 of body over 1e-6, ten times that is a full body."""
+def test_a_tiny_range_is_a_range():
+    """4e-7 of body in a bar of that range is a full body, as it is ten times that."""
     tiny = frame([(1.0, 1.0 + 4e-7, 1.0, 1.0 + 4e-7)])
-    assert compute_features(tiny)[0, COLUMN["body_pct"]] == pytest.approx(0.4)
-    assert compute_features(tiny * 10)[0, COLUMN["body_pct"]] == pytest.approx(1.0)
+    assert compute_features(tiny)[0, COLUMN["body_pct"]] == 1.0
+    assert compute_features(tiny * 1e-300)[0, COLUMN["body_pct"]] == 1.0
+
+
+def test_a_distance_without_a_true_range_is_the_end_of_its_range():
+    """10 flat bars after a swing high above them: the ATR is 0, the distance is clipped.
+
+    Its price is 108, reached back from to 100; a bar at 108 itself is no distance away.
+    """
+    swings = [(100, 104, 100, 104), (104, 108, 104, 108), (108, 108, 100, 100)]
+    config = FeatureConfig(atr_period=2, zigzag_k=1.0, hybrid_min_retrace_atr=None)
+
+    below = compute_features(frame([*swings, *[(100,) * 4] * 4]), config)[-1]
+    assert below[COLUMN["dist_to_prev_SH"]] == 3.0
+    above = compute_features(frame([*swings, *[(109,) * 4] * 4]), config)[-1]
+    assert above[COLUMN["dist_to_prev_SH"]] == -3.0
+    at = compute_features(frame([*swings, *[(108,) * 4] * 4]), config)[-1]
+    assert at[COLUMN["dist_to_prev_SH"]] == 0.0
+    assert at[COLUMN["range_z"]] == 0.0
+
+
+GOLDEN = {
+    "NQ_1m_2023-11-19_2023-12-04": "cd5b4b6fb01e0ac5",
+    "ES_1m_sample_days": "07c50072694e9d3f",
+    "EURUSD_1m_2017": "b147e922c329e6a2",
+    "SPY_1m_sample_days": "1594fda4b402876e",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_features_of_real_bars_keep_their_bits(name):
+    """What they were while ranges below 1e-6 were divided by that: no price here has such."""
+    rows = compute_features(pd.read_parquet(shared(f"data/{name}.parquet")))
+    assert hashlib.sha256(rows.tobytes()).hexdigest()[:16] == GOLDEN[name]
+
+
+def test_features_of_the_shipped_market_keep_their_bits():
+    rows = compute_features(make_market(MarketConfig()).bars)
+    assert hashlib.sha256(rows.tobytes()).hexdigest()[:16] == "7938fd3efbfe4455"
 
 
 def test_integers_and_float32_prices_give_the_same_rows():
@@ -263,11 +371,13 @@ def test_integers_and_float32_prices_give_the_same_rows():
         assert (bits(compute_features(bars.astype(dtype))) == bits(compute_features(bars))).all()
 
 
-# --- refusal ----------------------------------------------------------------------------------------------------
+# --- refusal --------------------------------------------------------------------------------------
 
 
 def test_a_missing_column_is_refused():
-    with pytest.raises(DataError, match=r"bars must have one column low, found 0 \(columns: open, high, close\)"):
+    with pytest.raises(
+        DataError, match=r"bars must have one column low, found 0 \(columns: open, high, close\)"
+    ):
         compute_features(random_walk(9).drop(columns="low"))
 
 
@@ -293,7 +403,7 @@ def test_prices_that_are_no_numbers_are_refused(dtype):
         compute_features(bars)
 
 
-# --- liveness and ranges ----------------------------------------------------------------------------------------
+# --- liveness and ranges --------------------------------------------------------------------------
 
 
 def assert_alive(rows):
@@ -339,7 +449,7 @@ def test_ranges_are_reached():
         assert column.min() <= 0.9 * low, name
 
 
-# --- the state --------------------------------------------------------------------------------------------------
+# --- the state ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=80, deadline=None)
@@ -379,7 +489,9 @@ def test_refused_bars_leave_the_state_as_it_was():
 def test_a_state_of_another_configuration_is_refused():
     text = FeatureState(FeatureConfig(zigzag_k=1.5)).to_json()
     assert FeatureState.from_json(text).config.zigzag_k == 1.5
-    with pytest.raises(DataError, match=r"configuration it was made with: zigzag_k 1\.5 is not 1\.2"):
+    with pytest.raises(
+        DataError, match=r"configuration it was made with: zigzag_k 1\.5 is not 1\.2"
+    ):
         FeatureState.from_json(text, FeatureConfig())
 
 
@@ -406,6 +518,9 @@ def _edit(path, value):
         (_edit(["true_ranges", 3], "NaN"), r"true_ranges\.3"),
         (_edit(["config", "atr_period"], 0), r"config\.atr_period"),
         (_edit(["extra"], 1), "extra"),
+        (_edit(["carry", 0], -1), "n_bars must be >= 0 and trend one of -1, 0, 1"),
+        (_edit(["carry", 3, 0], 2), "n_bars must be >= 0 and trend one of -1, 0, 1"),
+        (_edit(["carry", 3, 0], -2), "n_bars must be >= 0 and trend one of -1, 0, 1"),
         (_edit(["carry", 1], "NaN"), r"carry\.1"),
         (_edit(["carry", 3, 0], "up"), r"carry\.3\.0"),
     ],
@@ -420,32 +535,50 @@ def test_a_damaged_state_is_refused(edit, message):
         FeatureState.from_json(json.dumps(saved))
 
 
+def test_a_state_that_an_older_version_wrote_is_read():
+    """Its configuration has eps at its default, which changed nothing on such prices."""
+    state = FeatureState()
+    state.extend(random_walk(50))
+    saved = json.loads(state.to_json())
+    saved["config"]["eps"] = 1e-6
+    assert FeatureState.from_json(json.dumps(saved), FeatureConfig()).to_json() == state.to_json()
+
+    saved["config"]["eps"] = 0.4
+    with pytest.raises(DataError, match="features are scale-free and have no eps"):
+        FeatureState.from_json(json.dumps(saved))
+
+
 def test_a_state_that_is_no_json_is_refused():
     with pytest.raises(DataError, match="must be one that to_json wrote"):
         FeatureState.from_json("{")
 
 
-# --- compiled once ----------------------------------------------------------------------------------------------
+# --- compiled once --------------------------------------------------------------------------------
 
 
 def test_compiled_code_is_kept_until_a_source_changes(tmp_path):
-    """The first process fills numba's cache, the second compiles nothing, and a change of zigzag.py alone is seen.
+    """The first process fills numba's cache, the second compiles nothing.
 
-    numba itself looks only at the file of the function it is about to load, not at those of the functions it calls.
+    A change of zigzag.py alone is seen.
+
+    numba itself looks only at the file of the function it is about to load, not at those of the
+    functions it calls.
     """
     script = (
         "from moola.features import relativity as r, zigzag as z\n"
-        "functions = [r._clip, r._fill_rows, z.follow, r._fill]\n"
-        "print([sum(f.stats.cache_misses.values()) for f in functions], [len(f.signatures) for f in functions])"
+        "functions = [r.clip, r.fill_rows, z.advance_swings, r.fill]\n"
+        "print([sum(f.stats.cache_misses.values()) for f in functions], [len(f.signatures) for f "
+        "in functions])"
     )
     package = tmp_path / "moola"
     source = Path(moola.__file__).parent
-    for name in ("__init__.py", "errors.py", "specs.py", *(f"features/{p.name}" for p in source.glob("features/*.py"))):
-        (package / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / name, package / name)
+    for path in source.rglob("*.py"):
+        copy = package / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
     def run():
-        environment = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}  # the copy is found in cwd
         command = [sys.executable, "-c", script]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

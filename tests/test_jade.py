@@ -1,4 +1,5 @@
-"""The network: shapes, where the type is read off, the decode, and the price path worked out of the features."""
+"""The network: shapes, where the type is read off, the decode,
+and the price path worked out of the features."""
 
 import math
 from typing import Any
@@ -9,24 +10,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from moola import WINDOW  # noqa: E402
+from moola import HIT_BARS, WINDOW  # noqa: E402
 from moola.errors import DataError  # noqa: E402
-from moola.features import N_FEATURES, compute_features  # noqa: E402
+from moola.features import FEATURE_NAMES, N_FEATURES, compute_features  # noqa: E402
 from moola.models import build_model  # noqa: E402
-from moola.models.jade_core import (  # noqa: E402
-    HIT_BARS,
+from moola.models.jade_core import JadeCompact, initialize_model_biases  # noqa: E402
+from moola.models.price_path import (  # noqa: E402
     N_CONTEXT,
-    N_DESCRIPTORS,
-    JadeCompact,
-    at_last_bars,
     context_features,
-    decode_spans,
-    initialize_model_biases,
     price_path,
     shifted,
-    span_descriptors,
     trailing_max,
     trailing_mean,
+)
+from moola.models.spans import (  # noqa: E402
+    N_DESCRIPTORS,
+    at_last_bars,
+    decode_spans,
+    span_descriptors,
 )
 
 
@@ -119,7 +120,9 @@ def test_without_pointers_only_the_type_is_told() -> None:
 
 
 def test_logits_are_log_probabilities() -> None:
-    assert torch.allclose(small(num_classes=3)(windows())["logits"].exp().sum(1), torch.ones(4), atol=1e-5)
+    assert torch.allclose(
+        small(num_classes=3)(windows())["logits"].exp().sum(1), torch.ones(4), atol=1e-5
+    )
 
 
 def test_the_type_is_read_off_at_the_start() -> None:
@@ -142,10 +145,10 @@ class SureOfOneStart(torch.nn.Module):
         self.head, self.start = head, start
 
     def forward(self, h: Any) -> Any:
-        told = self.head(h)
-        told[..., 0] = 0.0
-        told[:, self.start, 0] = 100.0
-        return told
+        scores = self.head(h)
+        scores[..., 0] = 0.0
+        scores[:, self.start, 0] = 100.0
+        return scores
 
 
 def test_every_bar_and_feature_reaches_the_output() -> None:
@@ -171,7 +174,9 @@ def test_initial_biases_predict_the_class_shares() -> None:
     initialize_model_biases(model, [30, 10])
     with torch.no_grad():
         model.head.weight.zero_()
-        assert torch.allclose(model(windows())["logits"].exp(), torch.tensor([0.75, 0.25]), atol=1e-5)
+        assert torch.allclose(
+            model(windows())["logits"].exp(), torch.tensor([0.75, 0.25]), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("counts", [[30], [30, 0], [1, 2, 3]])
@@ -215,14 +220,18 @@ def test_decoding_prefers_the_neighbourhood_with_more_probability() -> None:
     # The single likeliest pair is at 20..25, but three near pairs around 60..66 hold more together.
     start = peaks((20, 0.5), (59, 0.0), (60, 0.0), (61, 0.0))
     end = peaks((25, 0.5), (66, 0.0))
-    s, e = (bar.item() for bar in decode_spans(spans_of(start, end, torch.zeros(20))))  # none from 20 to 66
+    s, e = (
+        bar.item() for bar in decode_spans(spans_of(start, end, torch.zeros(20)))
+    )  # none from 20 to 66
     assert abs((s + e) / 2 - 63) <= HIT_BARS / 2
 
 
 @pytest.mark.parametrize("longest", [9, WINDOW])
 def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
     rng = np.random.default_rng(1)
-    probs = spans_of(*(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest)))
+    probs = spans_of(
+        *(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest))
+    )
     spans = [(s, s + k) for s in range(WINDOW) for k in range(longest) if s + k < WINDOW]
     pairs = {(s, e): float(probs[0, s, e - s]) for s, e in spans}
     reward = {
@@ -234,54 +243,68 @@ def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
         for centre in range(2 * WINDOW - 1)
     }
     best = max(reward, key=lambda centre: reward[centre])
-    wanted = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])
-    assert tuple(bar.item() for bar in decode_spans(probs)) == wanted
+    expected = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])
+    assert tuple(bar.item() for bar in decode_spans(probs)) == expected
 
 
 @pytest.mark.parametrize("longest", [2, 9, WINDOW])
 def test_spans_and_their_ends_are_the_sums_they_should_be(longest: int) -> None:
-    """Scores of both ends, of the length and of the descriptors, over all spans; the marginals by a plain loop."""
+    """Scores of both ends, of the length and of the descriptors, over all spans;
+    the marginals by a plain loop."""
     model, x = small(longest_move=longest).eval(), windows(2)
     model.set_length_prior([2] * 3 + [1])
     with torch.no_grad():
         model.span.normal_(std=0.05)
         output = model(x)
-        told = model.head(model.encode(x))
-        worth = 10 * torch.einsum("d,dblt->btl", model.span, span_descriptors(price_path(x), longest)[..., :WINDOW])
+        scores = model.head(model.encode(x))
+        worth = 10 * torch.einsum(
+            "d,dblt->btl", model.span, span_descriptors(price_path(x), longest)[..., :WINDOW]
+        )
         for i in range(2):
-            wanted = spans_of(told[i, :, 0], told[i, :, 1], model.length_log_prior)[0] * worth[i].exp()
-            wanted /= wanted.sum()
-            assert torch.allclose(output["span_probs"][i], wanted, atol=1e-6)
+            expected = (
+                spans_of(scores[i, :, 0], scores[i, :, 1], model.length_log_prior)[0]
+                * worth[i].exp()
+            )
+            expected /= expected.sum()
+            assert torch.allclose(output["span_probs"][i], expected, atol=1e-6)
             end = torch.zeros(WINDOW)
             for s in range(WINDOW):
                 for k in range(min(longest, WINDOW - s)):
-                    end[s + k] += wanted[s, k]
-            assert torch.allclose(output["start_logits"][i].exp(), wanted.sum(1), atol=1e-6)
+                    end[s + k] += expected[s, k]
+            assert torch.allclose(output["start_logits"][i].exp(), expected.sum(1), atol=1e-6)
             assert torch.allclose(output["end_logits"][i].exp(), end, atol=1e-6)
 
 
 def test_span_descriptors_are_those_of_the_bars() -> None:
-    """Worked out from prices, span by span; the features tell them but for the rounding of the price path."""
+    """Worked out from prices, span by span;
+    the features tell them but for the rounding of the price path."""
     market = bars(gap=0.0)
     window = market.iloc[200 : 200 + WINDOW]
     x = torch.from_numpy(compute_features(market)[None, 200 : 200 + WINDOW])
-    told = span_descriptors(price_path(x), 12)[:, 0, :, :WINDOW].numpy()
-    assert told.shape == (N_DESCRIPTORS, 12, WINDOW)
+    descriptors = span_descriptors(price_path(x), 12)[:, 0, :, :WINDOW].numpy()
+    assert descriptors.shape == (N_DESCRIPTORS, 12, WINDOW)
     close, step = window.close.to_numpy(), window.close.diff().abs().to_numpy()
     previous = window.close.shift()
-    reach = pd.concat([window.high - window.low, (window.high - previous).abs(), (window.low - previous).abs()], axis=1)
+    reach = pd.concat(
+        [window.high - window.low, (window.high - previous).abs(), (window.low - previous).abs()],
+        axis=1,
+    )
     atr = reach.max(axis=1).rolling(20).mean().to_numpy()
-    free = (x[0, :, 5] < 3).numpy()  # the range of a clipped bar is not told
+    free = (x[0, :, 5] < 3).numpy()  # the range of a clipped bar is not known
     compared = 0
     for s in range(30, WINDOW - 12):
         for k in range(12):
             if free[s - 20 : s + k + 1].all():
                 net = abs(close[s + k] - close[s - 1])
                 far, straight = net / atr[s - 1] / 4, net / step[s : s + k + 1].sum()
-                assert told[:3, k, s] == pytest.approx([far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02)
+                assert descriptors[:3, k, s] == pytest.approx(
+                    [far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02
+                )
                 compared += 1
     assert compared > 100
-    assert np.allclose(told[6], np.maximum(told[2] - 0.5, 0))  # the first hinge of the third
+    assert np.allclose(
+        descriptors[6], np.maximum(descriptors[2] - 0.5, 0)
+    )  # the first hinge of the third
 
 
 def test_every_span_descriptor_is_alive_where_prices_drift() -> None:
@@ -289,9 +312,9 @@ def test_every_span_descriptor_is_alive_where_prices_drift() -> None:
     drift["open"] -= 1.5
     drift["low"] -= 1.5
     x = torch.from_numpy(compute_features(drift)[None, 200 : 200 + WINDOW])
-    told = span_descriptors(price_path(x), 32)
-    assert told.isfinite().all()
-    assert (told[..., :WINDOW].std(dim=(1, 2, 3)) > 0).all()
+    descriptors = span_descriptors(price_path(x), 32)
+    assert descriptors.isfinite().all()
+    assert (descriptors[..., :WINDOW].std(dim=(1, 2, 3)) > 0).all()
 
 
 def test_the_last_bar_of_a_span_is_the_windows_where_it_would_lie_outside() -> None:
@@ -308,6 +331,10 @@ def test_the_length_prior_is_that_of_the_labels() -> None:
     assert prior.sum().item() == pytest.approx(1.0)
     assert prior.argmax().item() == 7  # lengths count from 1
     assert prior[11] > prior[20]
+    # 50.5 of 8 bars, 0.5 of the others: a quarter of it is the neighbours'.
+    smooth_7 = 0.25 * 50.5 + 0.5 * 0.5 + 0.25 * 0.5
+    smooth_8 = 0.5 * 50.5 + 0.25 * 0.5 * 2
+    assert (prior[6] / prior[7]).item() == pytest.approx(smooth_7 / smooth_8)
     assert (prior > 0).all()
 
 
@@ -320,16 +347,18 @@ def test_the_price_path_is_that_of_the_bars() -> None:
     market = bars()
     rows = compute_features(market)
     window = market.iloc[200 : 200 + WINDOW]
-    path = [series[0].numpy() for series in price_path(torch.from_numpy(rows[None, 200 : 200 + WINDOW]))]
+    path = [
+        series[0].numpy() for series in price_path(torch.from_numpy(rows[None, 200 : 200 + WINDOW]))
+    ]
     spread = (window.high - window.low).to_numpy()
     unit = np.median(spread / (path[2] - path[3]))
-    free = rows[200 : 200 + WINDOW, 5] < 3  # the range of a clipped bar is not told
+    free = rows[200 : 200 + WINDOW, 5] < 3  # the range of a clipped bar is not known
     assert np.allclose((path[2] - path[3])[free] * unit, spread[free], rtol=0.02)
     steps = np.diff(window.close.to_numpy())
-    told = np.diff(path[1]) * unit
+    path_steps = np.diff(path[1]) * unit
     without_gaps = (window.close - window.open).to_numpy()[1:]
-    assert np.abs(told - steps).mean() < 0.4 * np.abs(without_gaps - steps).mean()
-    assert np.corrcoef(told, steps)[0, 1] > 0.99
+    assert np.abs(path_steps - steps).mean() < 0.1 * np.abs(without_gaps - steps).mean()
+    assert np.corrcoef(path_steps, steps)[0, 1] > 0.99
 
 
 def test_the_price_path_of_flat_bars_is_finite() -> None:
@@ -342,7 +371,9 @@ def test_the_price_path_of_flat_bars_is_finite() -> None:
 def test_context_ignores_the_scale_of_prices() -> None:
     market = bars()
     one, ten = (
-        context_features(price_path(torch.from_numpy(compute_features(m)[None, 200 : 200 + WINDOW])))
+        context_features(
+            price_path(torch.from_numpy(compute_features(m)[None, 200 : 200 + WINDOW]))
+        )
         for m in (market, market * 10)
     )
     assert one.shape == (1, WINDOW, N_CONTEXT)
@@ -362,3 +393,30 @@ def test_trailing_series_agree_with_pandas() -> None:
 
 def test_the_number_of_inputs_is_that_of_the_features() -> None:
     assert small().encoder.input_size == N_FEATURES + N_CONTEXT
+
+
+def test_dropout_changes_predictions_in_training_only() -> None:
+    model = small(dropout=0.5)
+    x = windows()
+    model.train()
+    assert not torch.equal(model(x)["logits"], model(x)["logits"])
+    model.eval()
+    assert torch.equal(model(x)["logits"], model(x)["logits"])
+
+
+def test_dropout_keeps_the_mean_of_the_scores() -> None:
+    """What is left is scaled up: over many masks the type's logits are those without dropout."""
+    model = small(dropout=0.3, predict_pointers=False)
+    x = windows(1).expand(4000, -1, -1)
+    with torch.no_grad():
+        dropped = model.train()(x)["bar_logits"].mean(dim=0)
+        kept = model.eval()(x[:1])["bar_logits"][0]
+    assert torch.allclose(dropped, kept, atol=0.02)
+
+
+def test_bars_since_a_swing_are_brought_to_the_size_of_the_other_inputs() -> None:
+    gain = small().input_gain
+    x = windows(4) * gain
+    since = [FEATURE_NAMES.index(name) for name in ("bars_since_SH_norm", "bars_since_SL_norm")]
+    assert (gain != 1).nonzero().flatten().tolist() == since
+    assert 0.1 < x[..., since].mean() < 3

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: processes, a store, signals, and what is said when something is wrong."""
+"""The command line as a person uses it: processes, a store, signals, and messages when it fails."""
 
 import json
 import os
@@ -7,21 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploy.local import run_to_end
-from deploy.settings import Settings
-from moola.protocol import attempt_key, canonical_json, run_key
-from moola.runs import read_manifest, run_state, submit
-from moola.store import open_store
+from moola.launch import local
+from moola.launch.settings import Settings
+from moola.runs.protocol import attempt_key, canonical_json, run_key
+from moola.runs.reading import read_manifest, run_state
+from moola.store import Store, open_store
 from tests.feature_set import random_bars
+from tests.runs import attempt_id, pid_of, submitted_run
+from tests.shared import shared
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES = ROOT.parent / "shared" / "data"
 
 
 class Launcher:
@@ -30,12 +31,23 @@ class Launcher:
     def __init__(self, folder: Path, store: str, env: dict[str, str] | None = None) -> None:
         self.folder, self.store = folder, store
         self.work = folder / "work"
-        self.env = {**os.environ, **(env or {}), "MOOLA_STORE": store, "MOOLA_WORK": str(self.work), "COLUMNS": "300"}
+        self.env = {
+            **os.environ,
+            **(env or {}),
+            "MOOLA_STORE": store,
+            "MOOLA_WORK": str(self.work),
+            "COLUMNS": "300",
+        }
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "deploy" / "launch.py"), *args]
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def __call__(self, *args: str, exit_code: int = 0) -> str:
@@ -70,10 +82,10 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 def test_from_bars_to_a_pulled_and_verified_set(launch: Launcher, bars: Path) -> None:
-    said = launch("precompute", "--bars", str(bars))
+    output = launch("precompute", "--bars", str(bars))
     (run_id,) = launch.runs()
-    assert f"committed {run_id}" in said
-    assert "1,500 bars" in said
+    assert f"committed {run_id}" in output
+    assert "1,500 bars" in output
     assert "0 failed" in launch("verify", run_id, "--bars", str(bars))
     assert "bars.parquet" in launch("pull", run_id, str(bars), exit_code=3)  # a file is in the way
     assert "every sha256 as in the manifest" in launch("pull", run_id, "pulled")
@@ -92,20 +104,28 @@ def test_from_bars_to_a_pulled_and_verified_set(launch: Launcher, bars: Path) ->
 def test_the_same_work_is_not_done_twice_unless_forced(launch: Launcher, bars: Path) -> None:
     launch("precompute", "--bars", str(bars))
     renamed = bars.rename(bars.with_name("same_bytes.parquet"))
-    assert f"{launch.runs()[0]} is already committed" in launch("precompute", "--bars", str(renamed))
+    assert f"{launch.runs()[0]} is already committed" in launch(
+        "precompute", "--bars", str(renamed)
+    )
     assert len(launch.runs()) == 1
     launch("precompute", "--bars", str(renamed), "--set", "features.zigzag_k=1.5")
     launch("precompute", "--bars", str(renamed), "--force")
     assert len(launch.runs()) == 3
 
 
-def test_virtual_windows_are_pulled_to_the_bytes_of_stored_ones(launch: Launcher, bars: Path) -> None:
+def test_virtual_windows_are_pulled_to_the_bytes_of_stored_ones(
+    launch: Launcher, bars: Path
+) -> None:
     launch("precompute", "--bars", str(bars))
     (stored,) = launch.runs()
     launch("precompute", "--bars", str(bars), "--windows", "virtual")
     (virtual,) = set(launch.runs()) - {stored}
     sizes = {
-        run: sum(p.stat().st_size for p in (launch.folder / "store" / "runs" / run).rglob("*") if p.is_file())
+        run: sum(
+            p.stat().st_size
+            for p in (launch.folder / "store" / "runs" / run).rglob("*")
+            if p.is_file()
+        )
         for run in (stored, virtual)
     }
     assert sizes[virtual] < 1e6 < 6e6 < sizes[stored]
@@ -123,6 +143,96 @@ def test_a_dry_run_shows_the_run_and_writes_nothing(launch: Launcher, bars: Path
     assert launch.runs() == [plan["run"]]
 
 
+def test_a_folder_of_bars_is_one_run_whose_id_covers_every_file(
+    launch: Launcher, tmp_path: Path
+) -> None:
+    frame = random_bars()
+    folder = tmp_path / "bars by day"
+    folder.mkdir()
+    for at in range(3):
+        frame.iloc[at * 500 : (at + 1) * 500].to_parquet(folder / f"day {at}.parquet")
+    whole = tmp_path / "whole.parquet"
+    frame.to_parquet(whole)
+
+    plan = json.loads(launch("precompute", "--bars", str(folder), "--dry-run"))
+    pattern = str(folder / "*.parquet")
+    assert json.loads(launch("precompute", "--bars", pattern, "--dry-run")) == plan
+    launch("precompute", "--bars", str(folder))
+    assert launch.runs() == [plan["run"]]
+    assert "0 failed" in launch("verify", plan["run"], "--bars", str(folder))
+    assert "0 failed" in launch("verify", plan["run"], "--bars", str(whole))
+
+    launch("pull", plan["run"], "pulled")
+    metadata = json.loads((launch.folder / "pulled" / "metadata.json").read_text())
+    names = [file["name"] for file in metadata["layout"]["files"]]
+    digests = [file["sha256"] for file in metadata["layout"]["files"]]
+    assert names == ["day 0.parquet", "day 1.parquet", "day 2.parquet"]
+    assert digests == [item["sha256"] for item in metadata["inputs"].values()]
+    page = (launch.folder / "pulled" / "bars.html").read_text()
+    assert "<svg" in page
+    assert str(launch.folder) not in page + json.dumps(metadata)
+
+    changed = frame.iloc[500:1000].assign(volume=7.0)
+    changed.to_parquet(folder / "day 1.parquet")
+    other = json.loads(launch("precompute", "--bars", str(folder), "--dry-run"))
+    assert other["run"] != plan["run"]
+
+
+def test_bars_are_read_from_s3_as_a_file_a_folder_and_a_pattern(
+    tmp_path: Path, s3_url: str, s3_environment: dict[str, str]
+) -> None:
+    launch = Launcher(tmp_path, f"file://{tmp_path}/store", s3_environment)
+    frame = random_bars()
+    store = open_store(s3_url)
+    for at in range(3):
+        part = tmp_path / f"part-{at}.parquet"
+        frame.iloc[at * 500 : (at + 1) * 500].to_parquet(part)
+        store.put(f"bars/{part.name}", part.read_bytes())
+    store.put("bars/manifest.json", b"{}")
+    frame.to_parquet(tmp_path / "whole.parquet")
+    store.put("whole.parquet", (tmp_path / "whole.parquet").read_bytes())
+
+    launch("precompute", "--bars", f"{s3_url}/whole.parquet")
+    (run_id,) = launch.runs()
+    for bars in ("whole.parquet", "bars/", "bars/part-*.parquet"):
+        assert "0 failed" in launch("verify", run_id, "--bars", f"{s3_url}/{bars}")
+
+    plans = [
+        json.loads(launch("precompute", "--bars", f"{s3_url}/{bars}", "--dry-run"))
+        for bars in ("bars/", "bars/part-*.parquet")
+    ]
+    assert plans[0] == plans[1]
+    assert len(plans[0]["spec.json"]["inputs"]) == 3
+    missing = launch("precompute", "--bars", f"{s3_url}/none-*.csv", exit_code=3)
+    assert f"there must be files of bars at {s3_url}/none-*.csv" in missing
+    assert f"--bars {s3_url}/whole.parquet" in launch("bars", f"{s3_url}/whole.parquet")
+
+
+def test_a_run_remembers_how_its_bars_were_read(launch: Launcher, tmp_path: Path) -> None:
+    """verify reads the same file without being told again; another file as it shows itself."""
+    frame = random_bars()
+    local = frame.set_index(frame.index.tz_convert("America/Chicago").tz_localize(None))
+    naive = tmp_path / "naive.csv"
+    local.rename(columns={"close": "Settle"}).to_csv(naive)
+    in_utc = tmp_path / "utc.parquet"
+    frame.to_parquet(in_utc)
+    options = ("--timezone", "America/Chicago", "--set", "layout.close=Settle")
+
+    assert "missing column close" in launch("precompute", "--bars", str(naive), exit_code=3)
+    launch("precompute", "--bars", str(naive), *options)
+    (run_id,) = launch.runs()
+    assert "0 failed" in launch("verify", run_id, "--bars", str(naive))
+    assert "0 failed" in launch("verify", run_id, "--bars", str(in_utc))
+    shifted = ("--timezone", "America/New_York")
+    assert "0 failed" in launch("verify", run_id, "--bars", str(naive), *options)
+    assert "1 failed" in launch(
+        "verify", run_id, "--bars", str(in_utc), "--set", "layout.close=open", exit_code=4
+    )
+    assert "timezone is for naive times" in launch(
+        "verify", run_id, "--bars", str(in_utc), *shifted, exit_code=3
+    )
+
+
 def test_the_shipped_spec_runs(launch: Launcher) -> None:
     launch("precompute", "--set", "synthetic.end=2025-01-17")
     (run_id,) = launch.runs()
@@ -138,52 +248,65 @@ def test_the_job_runs_by_itself_as_in_a_container(launch: Launcher, bars: Path) 
     store = launch.folder / "store" / "runs" / plan["run"]
     (store / "COMMIT.json").unlink()
     shutil.rmtree(store / "attempts")
-    command, env = [sys.executable, str(ROOT / "jobs" / "precompute.py")], {**launch.env, "MOOLA_RUN": plan["run"]}
-    first = subprocess.run(command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "moola.jobs", "precompute"]
+    env = {**launch.env, "MOOLA_RUN": plan["run"]}
+    first = subprocess.run(
+        command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True
+    )
     assert "committed" in first.stdout
-    second = subprocess.run(command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True)
+    second = subprocess.run(
+        command, env=env, cwd=launch.folder, capture_output=True, text=True, check=True
+    )
     assert "already committed: nothing to do" in second.stdout
     assert len(list((store / "attempts").iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("told", "exit_code", "said"),
-    [
-        ("", 0, ""),
-        (json.dumps({"MOOLA_RUN": "precompute-0"}) + "\n", 4, "runs/precompute-0/spec.json is not in the store"),
-    ],
-    ids=["nothing", "a run"],
-)
-def test_a_job_started_ahead_does_only_what_it_is_told(launch: Launcher, told: str, exit_code: int, said: str) -> None:
-    """The end of stdin is the launcher's end: it refused the request, or was killed."""
-    command = [sys.executable, str(ROOT / "jobs" / "precompute.py"), "--ahead"]
-    done = subprocess.run(command, env=launch.env, cwd=launch.folder, input=told, capture_output=True, text=True)
-    assert done.returncode == exit_code
-    assert said in done.stderr if said else done.stderr == ""
-    assert not (launch.folder / "store").exists()
-
-
-# --- refusals: before any work, with the field and the value ----------------------------------------------------
+# --- refusals: before any work, with the field and the value ---
 
 
 @pytest.mark.parametrize(
     ("args", "exit_code", "message"),
     [
-        (["--set", "windoes=virtual"], 3, r"windoes: Extra inputs are not permitted, got 'virtual'"),
+        (
+            ["--set", "windoes=virtual"],
+            3,
+            r"windoes: Extra inputs are not permitted, got 'virtual'",
+        ),
         (["--set", "features.zigzag_kk=1"], 3, "features.zigzag_kk: Extra inputs"),
         (
             ["--set", "features.atr_period=0"],
             3,
             "features.atr_period: Input should be greater than or equal to 1, got 0",
         ),
-        (["--set", "features.zigzag_k=-1"], 3, "features.zigzag_k: Input should be greater than 0, got -1"),
-        (["--set", "features.zigzag_k=.inf"], 3, "features.zigzag_k: Input should be a finite number"),
+        (
+            ["--set", "features.zigzag_k=-1"],
+            3,
+            "features.zigzag_k: Input should be greater than 0, got -1",
+        ),
+        (
+            ["--set", "features.zigzag_k=.inf"],
+            3,
+            "features.zigzag_k: Input should be a finite number",
+        ),
         (["--set", "bars.path=x"], 3, "bars.path cannot be set: bars is None"),
-        (["--windows", "sometimes"], 3, "windows: Input should be 'stored' or 'virtual', got 'sometimes'"),
-        (["--on-bad-bars", "fix"], 3, "on_bad_bars: Input should be 'fail' or 'drop', got 'fix'"),
+        (["--windows", "sometimes"], 2, "'sometimes' is not one of 'stored', 'virtual'"),
+        (["--on-bad-bars", "fix"], 2, "'fix' is not one of 'fail', 'drop'"),
+        (
+            ["--set", "windows=sometimes"],
+            3,
+            "windows: Input should be 'stored' or 'virtual', got 'sometimes'",
+        ),
         (["--train-end", "2025-13-01"], 3, "splits.train_end: Input should be a valid date"),
-        (["--train-end", "2025-02-01", "--val-end", "2025-01-01"], 3, "train_end < val_end < test_end"),
-        (["--set", "splits.fractions=[0.5, 0.5, 0.5]"], 3, "fractions must be positive and sum to 1"),
+        (
+            ["--train-end", "2025-02-01", "--val-end", "2025-01-01"],
+            3,
+            "train_end < val_end < test_end",
+        ),
+        (
+            ["--set", "splits.fractions=[0.5, 0.5, 0.5]"],
+            3,
+            "fractions must be positive and sum to 1",
+        ),
         (["--bars", "nowhere.parquet"], 3, "nowhere.parquet"),
         (["--bars", "not_bars.parquet"], 3, "not_bars.parquet"),
         (["--bars", "no_close.csv"], 3, "close"),
@@ -198,7 +321,7 @@ def test_a_job_started_ahead_does_only_what_it_is_told(launch: Launcher, told: s
         (["--set", "splits.train_end=2024-02-30"], 2, "day is out of range"),
         (["--work", "list.yaml"], 3, "MOOLA_WORK must be a directory that can be written to"),
         (["--set", "windows"], 2, "--set takes FIELD=VALUE, got 'windows'"),
-        (["--on", "moon"], 2, "on: Input should be 'local'"),
+        (["--on", "moon"], 2, "'moon' is not one of 'local', 'docker', 'ray', 'runpod'"),
         (["--no-such-flag"], 2, "No such option"),
     ],
 )
@@ -206,28 +329,29 @@ def test_a_wrong_request_is_refused_before_any_work(
     launch: Launcher, args: list[str], exit_code: int, message: str
 ) -> None:
     (launch.folder / "not_bars.parquet").write_text("these are no bars")
-    (launch.folder / "no_close.csv").write_text("timestamp,open,high,low\n2024-01-01T00:00:00Z,1,2,0.5\n")
+    (launch.folder / "no_close.csv").write_text(
+        "timestamp,open,high,low\n2024-01-01T00:00:00Z,1,2,0.5\n"
+    )
     (launch.folder / "list.yaml").write_text("- windows\n")
     (launch.folder / "no_day.yaml").write_text("splits: {train_end: 2024-02-30}\n")
-    said = " ".join(launch("precompute", *args, exit_code=exit_code).replace("│", " ").split())
-    assert message in said
-    assert "Traceback" not in said
+    output = " ".join(launch("precompute", *args, exit_code=exit_code).replace("│", " ").split())
+    assert message in output
+    assert "Traceback" not in output
     assert not (launch.folder / "store" / "runs").exists()
 
 
-def test_bad_bars_fail_the_run_with_rule_value_and_row(launch: Launcher, bars: Path) -> None:
+def test_bad_bars_are_refused_before_any_upload_with_rule_value_and_row(
+    launch: Launcher, bars: Path
+) -> None:
     frame = random_bars()
     frame.iloc[777, frame.columns.get_loc("high")] = 1.0
     frame.to_parquet(bars)
-    said = launch("precompute", "--bars", str(bars), exit_code=3)
-    assert "high must be >= low" in said
-    assert "row 777" in said
-    (run_id,) = launch.runs()
-    state = run_state(open_store(launch.store), run_id)
-    assert state["state"] == "failed"
-    assert state["status"]["exit_code"] == 3
-    assert "row 777" in state["status"]["reason"]
-    assert launch("pull", run_id, exit_code=4).count("is not committed: its state is failed")
+    output = launch("precompute", "--bars", str(bars), exit_code=3)
+    assert "high must be >= low" in output
+    assert "row 777" in output
+    for where in (("--dry-run",), ("--on", "docker"), ("--on", "runpod", "--yes")):
+        assert "row 777" in launch("precompute", "--bars", str(bars), *where, exit_code=3)
+    assert not (launch.folder / "store").exists()
     assert "committed" in launch("precompute", "--bars", str(bars), "--on-bad-bars", "drop")
 
 
@@ -239,7 +363,11 @@ def test_settings_come_from_flags_then_environment_then_file(launch: Launcher, b
     assert json.loads(launch(*plan))["store"] == "file://./from_file"
     launch.env["MOOLA_STORE"] = "file://./from_environment"
     assert json.loads(launch(*plan))["store"] == "file://./from_environment"
-    assert json.loads(launch(*plan, "--store", "file://./from_flag"))["store"] == "file://./from_flag"
+    flag = ("--store", "file://./from_flag")
+    assert json.loads(launch(*plan, *flag))["store"] == "file://./from_flag"
+    launch.env["MOOLA_ON"] = "moon"
+    assert "on: Input should be 'local'" in " ".join(launch(*plan, exit_code=2).split())
+    del launch.env["MOOLA_ON"]
     toml.write_text('stroe = "file://./x"\n')
     assert "stroe" in launch(*plan, exit_code=2)
     toml.write_text("store = \n")
@@ -247,7 +375,9 @@ def test_settings_come_from_flags_then_environment_then_file(launch: Launcher, b
 
 
 def test_a_run_that_is_not_there_is_named(launch: Launcher) -> None:
-    assert "RUN must be a run's id or the start of exactly one, got 'nothing'" in launch("pull", "nothing", exit_code=3)
+    assert "RUN must be a run's id or the start of exactly one, got 'nothing'" in launch(
+        "pull", "nothing", exit_code=3
+    )
 
 
 def test_verify_wants_one_thing_to_check(launch: Launcher) -> None:
@@ -263,36 +393,45 @@ def test_verify_exits_4_on_a_damaged_set(launch: Launcher, bars: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    said = launch("verify", "pulled", exit_code=4)
-    assert "sha256 of features_11d.npy" in said
+    output = launch("verify", "pulled", exit_code=4)
+    assert "sha256 of features_11d.npy" in output
     (launch.folder / "pulled" / "manifest.json").write_text("[]")
-    assert "must be a run's manifest" in launch("verify", "pulled", exit_code=4)
+    assert "manifest.json is damaged" in launch("verify", "pulled", exit_code=4)
+
+
+HEAVY = {"numpy", "pandas", "pyarrow", "numba", "boto3", "pydantic", "rich", "yaml"}
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; sys.argv = ['launch.py', '--help']; import runpy\n"
+        "import runpy, sys\n"
+        "sys.argv = ['launch.py', '--help']\n"
         f"try: runpy.run_path({str(ROOT / 'deploy' / 'launch.py')!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print('heavy:', sorted({'numpy', 'pandas', 'pyarrow', 'numba', 'boto3', 'pydantic'} & set(sys.modules)))"
+        f"print('heavy:', sorted({HEAVY!r} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "precompute" in said
-    assert said.splitlines()[-1] == "heavy: []"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "precompute" in output
+    assert output.splitlines()[-1] == "heavy: []"
 
 
 def test_spec_prints_the_resolved_spec_and_its_schema(launch: Launcher) -> None:
     document = json.loads(launch("spec", "precompute", "--set", "windows=virtual"))
     assert document["spec"]["windows"] == "virtual"
     assert document["schema"]["properties"]["features"]
-    assert "job must be one of precompute" in " ".join(launch("spec", "bake", exit_code=2).split())
+    assert "'bake' is not one of 'precompute', 'train'" in " ".join(
+        launch("spec", "bake", exit_code=2).split()
+    )
 
 
-def test_store_check_says_what_the_provider_can_do(tmp_path: Path, s3_url: str, s3_environment: dict[str, str]) -> None:
+def test_store_check_says_what_the_provider_can_do(
+    tmp_path: Path, s3_url: str, s3_environment: dict[str, str]
+) -> None:
     launch = Launcher(tmp_path, s3_url, s3_environment)
-    said = launch("store", "check", "--save")
-    assert "conditional put" in said
-    assert '"integrity":"crc64nvme","conditional":true' in said
+    output = launch("store", "check", "--save")
+    assert "conditional put" in output
+    assert '"integrity":"crc64nvme","conditional":true' in output
     assert open_store(s3_url).get_or_none("profile.json")
     assert "0 unfinished uploads removed" in launch("store", "sweep")
 
@@ -302,76 +441,108 @@ def test_a_folder_needs_no_profile(launch: Launcher) -> None:
     assert open_store(launch.store).get_or_none("profile.json") is None
 
 
-# --- signals and death ------------------------------------------------------------------------------------------
+# --- signals and death ---
 
 
 @pytest.fixture
 def many_bars(tmp_path: Path) -> Path:
     path = tmp_path / "many.parquet"
-    random_bars(24_000).to_parquet(path)  # 111 MB of windows: an upload that can be caught in the middle
+    random_bars(24_000).to_parquet(path)  # 111 MB of windows: caught in the middle of its upload
     return path
 
 
 def journal_parts(launch: Launcher) -> int:
     """Parts of features_11d.npy that are known to be stored."""
-    return sum(path.read_text().count('"part"') for path in launch.work.rglob("features_11d.npy.jsonl"))
+    return sum(
+        path.read_text().count('"part"') for path in launch.work.rglob("features_11d.npy.jsonl")
+    )
 
 
-def caught_in_upload(launch: Launcher, bars: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A launcher whose job has stored at least two parts and is not done; -> (launcher, the job's pid)."""
-    open_store(launch.store).put("profile.json", b'{"part_mib": 5, "workers": 1}')  # many small steps
-    process = launch.start("precompute", "--bars", str(bars))
-    wait_for(lambda: journal_parts(launch) >= 2 or process.poll() is not None, "two parts stored")
-    assert process.poll() is None, process.communicate()
+def caught_in_upload(launch: Launcher, bars: Path) -> tuple[subprocess.Popen[str], int]:
+    """A launcher whose job stands still, with two parts or more stored; -> (it, the job's pid)."""
+    many_small_steps = b'{"part_mib": 5, "workers": 1}'
     store = open_store(launch.store)
+    store.put("profile.json", many_small_steps)
+    process = launch.start("precompute", "--bars", str(bars))
+    wait_for(lambda: is_begun(store) or process.poll() is not None, "the job has begun")
+    assert process.poll() is None, process.communicate()
+
     (run_id,) = launch.runs()
-    yield process, run_state(store, run_id)["status"]["pid"]
+    pid = pid_of(store, run_id)
+    while journal_parts(launch) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGSTOP)
+
+    assert read_manifest(store, run_id) is None
+    return process, pid
+
+
+def is_begun(store: Store) -> bool:
+    runs = store.children("runs")
+    status = run_state(store, runs[0]).status if runs else None
+    return status is not None and status.pid is not None
 
 
 @pytest.mark.parametrize(
-    ("signum", "state", "exit_code"), [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)]
+    ("signum", "state", "exit_code"),
+    [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)],
 )
 def test_a_signal_ends_the_run_in_its_own_state_and_the_next_start_goes_on(
     launch: Launcher, many_bars: Path, signum: int, state: str, exit_code: int
 ) -> None:
-    process, _ = next(caught_in_upload(launch, many_bars))
+    process, pid = caught_in_upload(launch, many_bars)
     process.send_signal(signum)
+    os.kill(pid, signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == exit_code, err
     store, (run_id,) = open_store(launch.store), launch.runs()
-    assert run_state(store, run_id)["state"] == state
+    assert run_state(store, run_id).state == state
     assert read_manifest(store, run_id) is None
     assert "committed" in launch("precompute", "--bars", str(many_bars))
     assert "0 failed" in launch("verify", run_id)
 
 
 @pytest.mark.parametrize(
-    ("signum", "state", "exit_code"), [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)]
+    ("signum", "state", "exit_code"),
+    [(signal.SIGINT, "cancelled", 130), (signal.SIGTERM, "terminated", 143)],
 )
 def test_a_signal_that_ends_a_job_before_it_heeds_signals_is_recorded_as_any_other(
-    launch: Launcher, signum: int, state: str, exit_code: int
+    launch: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+    signum: int,
+    state: str,
+    exit_code: int,
 ) -> None:
     store = open_store(launch.store)
-    submit(store, "precompute-abc", {"job": "precompute"})
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+    run_id = submitted_run(store)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", deaf]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
         assert job.stdout is not None
         job.stdout.readline()
         job.send_signal(signum)
+        monkeypatch.setattr(local, "start_job", lambda *_: job)
         settings = Settings(store=launch.store, work=launch.work)
-        assert run_to_end(settings, store, "precompute", "precompute-abc", job) == exit_code
-    found = run_state(store, "precompute-abc")
-    assert (found["state"], found["status"]["exit_code"]) == (state, exit_code)
+        assert local.run_to_end(settings, store, "precompute", run_id) == exit_code
+    run = run_state(store, run_id)
+    assert (run.state, run.status and run.status.exit_code) == (state, exit_code)
 
 
 def test_a_run_that_died_with_its_launcher_is_not_followed_for_ever(launch: Launcher) -> None:
     store = open_store(launch.store)
-    submit(store, "precompute-abc", {"job": "precompute"})
-    said = {"state": "running", "time": "2026-01-01T00:00:00+00:00"}
-    store.put(attempt_key("precompute-abc", "20260101T000000Z-1", "status.json"), canonical_json(said))
-    assert "has not been heard of for" in launch("logs", "precompute-abc", "--follow", exit_code=75)
+    run_id = submitted_run(store)
+    status = {"state": "running", "time": "2026-01-01T00:00:00+00:00"}
+    key = attempt_key(run_id, attempt_id(1), "status.json")
+    store.put(key, canonical_json(status))
+    long_ago = time.time() - 3600
+    os.utime(launch.folder / "store" / key, (long_ago, long_ago))
+    assert "has not been heard of for" in launch("logs", run_id, "--follow", exit_code=75)
     assert "silent for" in launch("list")
-    store.put(run_key("precompute-abc", "COMMIT.json"), b"{")
+    store.put(run_key(run_id, "COMMIT.json"), b"{")
     assert "damaged" in launch("list")
 
 
@@ -379,16 +550,16 @@ def test_a_job_killed_while_it_uploads_is_resumed_and_commits_once(
     tmp_path: Path, many_bars: Path, s3_url: str, s3_environment: dict[str, str]
 ) -> None:
     launch = Launcher(tmp_path, s3_url, s3_environment)
-    process, pid = next(caught_in_upload(launch, many_bars))
+    process, pid = caught_in_upload(launch, many_bars)
     os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert "the same command resumes it" in err
     store, (run_id,) = open_store(launch.store), launch.runs()
-    assert run_state(store, run_id)["state"] == "infra_lost"
+    assert run_state(store, run_id).state == "infra_lost"
     assert read_manifest(store, run_id) is None
-    said = launch("precompute", "--bars", str(many_bars))
-    assert "resuming the upload of features_11d.npy" in said
+    output = launch("precompute", "--bars", str(many_bars))
+    assert "resuming the upload of features_11d.npy" in output
     assert launch.runs() == [run_id]
     launch("pull", run_id, "pulled")
     assert "0 failed" in launch("verify", "pulled", "--bars", str(many_bars))
@@ -404,19 +575,17 @@ def flip_a_byte(launch: Launcher, run_id: str) -> None:
     store = open_store(launch.store)
     manifest = read_manifest(store, run_id)
     assert manifest is not None
-    key = next(item["key"] for item in manifest["files"] if item["path"] == "bars_11d.npy")
+    key = next(item.key for item in manifest.files if item.path == "bars_11d.npy")
     data = bytearray(store.get(key))
     data[len(data) // 2] ^= 1
     store.put(key, bytes(data))
 
 
-# --- real bars --------------------------------------------------------------------------------------------------
+# --- real bars ---
 
 
 @pytest.mark.parametrize("name", ["NQ_1m_2023-11-19_2023-12-04", "SPY_1m_sample_days"])
 def test_real_bars_give_a_set_that_verifies(launch: Launcher, name: str) -> None:
-    path = SAMPLES / f"{name}.parquet"
-    if not path.exists():
-        pytest.skip(f"no sample bars at {path.parent.name}/{path.name}")
+    path = shared(f"data/{name}.parquet")
     launch("precompute", "--bars", str(path), "--windows", "virtual")
     assert "0 failed" in launch("verify", launch.runs()[0], "--bars", str(path))

@@ -1,4 +1,5 @@
-"""Several processes as one job: how many, and that the end of one ends all, with an exit code that says why."""
+"""Several processes as one job:
+how many, and that the end of one ends all, with an exit code that says why."""
 
 import signal
 import subprocess
@@ -12,11 +13,11 @@ torch = pytest.importorskip("torch")
 from moola.training.processes import process_count  # noqa: E402
 from tests.test_launch import wait_for  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 PARENT = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from moola.training.processes import start_processes
-sys.exit(start_processes(2, [sys.argv[2]]))
+sys.exit(start_processes(2, [sys.argv[1]]))
 """
 CHILD = """
 import os, signal, sys, time
@@ -27,12 +28,13 @@ time.sleep({wait})
 
 
 def run_two(folder: Path, end: str, wait: int = 0) -> int:
-    """The exit code of two processes of which the second does `end`; both wait first if there is nothing to end."""
+    """The exit code of two processes of which the second does `end`;
+    both wait first if there is nothing to end."""
     script = folder / "child.py"
     script.write_text(CHILD.format(end=end, wait=wait))
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", PARENT, str(root), str(script)]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
+    command = [sys.executable, "-c", PARENT, str(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+    return done.returncode
 
 
 def test_processes_that_end_well_end_the_job_well(tmp_path: Path) -> None:
@@ -40,9 +42,12 @@ def test_processes_that_end_well_end_the_job_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "exit_code"), [("sys.exit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("1 / 0", 1)]
+    ("end", "exit_code"),
+    [("sys.exit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("1 / 0", 1)],
 )
-def test_the_first_process_that_fails_ends_all_with_its_exit_code(tmp_path: Path, end: str, exit_code: int) -> None:
+def test_the_first_process_that_fails_ends_all_with_its_exit_code(
+    tmp_path: Path, end: str, exit_code: int
+) -> None:
     assert run_two(tmp_path, end, wait=600) == exit_code
 
 
@@ -56,8 +61,9 @@ def test_a_stop_signal_reaches_every_process(tmp_path: Path, signum: int, exit_c
         "mark.write_text('ready')\n"
         "time.sleep(600)\n"
     )
-    root = Path(__file__).resolve().parents[1]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(root), str(script)], stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(script)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     marks = [tmp_path / "0", tmp_path / "1"]
     wait_for(lambda: all(mark.exists() for mark in marks), "both processes ready")
     parent.send_signal(signum)

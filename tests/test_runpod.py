@@ -1,10 +1,11 @@
-"""Both clients of RunPod against the fake of it: one contract, and then what only one of them can do."""
+"""Both clients of RunPod against the fake of it: one contract, then what only one can do."""
 
 import json
 import logging
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy import patience
-from deploy.pods import Candidate, LogLine, PodApi, PodRequest, PodStatus
-from deploy.providers import open_pods
-from deploy.runpod import RestPods, terminate_self
-from deploy.runpod_answers import NO_CAPACITY, lines_of
 from moola import __version__
 from moola.errors import AuthError, LaunchError, MoolaError, NoCapacityError, TryAgainError
+from moola.providers import open_pods, rate_limit
+from moola.providers.base import Candidate, LogLine, PodApi, PodRequest, PodStatus
+from moola.providers.runpod.answers import NO_CAPACITY, read_log_lines
+from moola.providers.runpod.rest import RestPods
+from moola.providers.runpod.terminate_self import terminate_self
 from tests.fake_runpod import FakeRunpod, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,15 +29,21 @@ READ_S = 1.0  # a server on a busy machine answers within it
 A5000, L4 = "NVIDIA RTX A5000", "NVIDIA L4"
 SECRET = "s3cr3t-of-the-bucket"
 GPU = PodRequest(
-    "moola-run-1", "repo/img@sha256:00", Candidate("gpu", A5000, 1), 20, {"MOOLA_RUN": "r1", "KEY": SECRET}
+    "moola-run-1",
+    "repo/img@sha256:00",
+    Candidate("gpu", A5000, 1),
+    20,
+    {"MOOLA_RUN": "r1", "KEY": SECRET},
 )
 CPU = replace(GPU, name="moola-run-2", candidate=Candidate("cpu", "cpu3c", 4))
-needs_schema = pytest.mark.skipif(not schema.OPENAPI.exists(), reason="the published OpenAPI file is not there")
+needs_schema = pytest.mark.skipif(
+    schema.OPENAPI is None, reason="the published OpenAPI file is not there"
+)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunpod]:
-    """An account without pods, with the environment set for it; a pod sleeps. At the end no pod may be alive."""
+    """An account without pods, with the environment set for it; its pods sleep."""
     with FakeRunpod(lambda _: ["sleep", "60"], per_minute=100_000, restart_s=60.0) as running:
         monkeypatch.setenv("RUNPOD_API_BASE_URL", running.url)
         monkeypatch.setenv("RUNPOD_API_KEY", running.api_key)
@@ -62,14 +69,14 @@ def client(backend: str, key: str | None = None) -> PodApi:
     """With short pauses."""
     if backend == "rest":
         return RestPods(key, read_s=READ_S, silence_s=0.3, first_wait_s=0.02)
-    from deploy.runpod_sdk import SdkPods
+    from moola.providers.runpod.graphql import SdkPods
 
     return SdkPods(key, first_wait_s=0.02)
 
 
 @pytest.fixture
 def api(fake: FakeRunpod, backend: str, monkeypatch: pytest.MonkeyPatch) -> PodApi:  # noqa: ARG001
-    monkeypatch.setattr(patience, "BURST", 1000)
+    monkeypatch.setattr(rate_limit, "BURST_CALLS", 1000)
     return client(backend)
 
 
@@ -86,18 +93,27 @@ def calls(fake: FakeRunpod, operation: str) -> int:
 
 
 @pytest.mark.parametrize("wanted", [GPU, CPU], ids=["gpu", "cpu"])
-def test_a_pod_is_made_shown_listed_and_ended(fake: FakeRunpod, api: PodApi, wanted: PodRequest) -> None:
+def test_a_pod_is_made_shown_listed_and_ended(
+    fake: FakeRunpod, api: PodApi, wanted: PodRequest
+) -> None:
     made = api.create(wanted)
     there = fake.pods[made.id]
     assert (made.name, made.image, made.status) == (wanted.name, wanted.image, PodStatus.STARTING)
     assert made.price_per_hour == pytest.approx(0.27 if wanted is GPU else 0.12)
-    assert (there.wanted.machine, there.wanted.count) == (wanted.candidate.type_id, wanted.candidate.count)
+    assert (there.wanted.machine, there.wanted.count) == (
+        wanted.candidate.type_id,
+        wanted.candidate.count,
+    )
     assert (there.env, there.cloud, there.wanted.disk) == (wanted.env, "SECURE", 20)
     assert (there.wanted.ports, there.wanted.template) == ([], None)
     fake.wait_until(lambda: there.status == "RUNNING")
     seen = api.get(made.id)
     assert seen
-    assert (seen.status, seen.provider_status, seen.env) == (PodStatus.RUNNING, "RUNNING", wanted.env)
+    assert (seen.status, seen.provider_status, seen.env) == (
+        PodStatus.RUNNING,
+        "RUNNING",
+        wanted.env,
+    )
     assert seen.uptime_s is not None
     assert api.list() == [seen]
     api.terminate(made.id)
@@ -106,12 +122,18 @@ def test_a_pod_is_made_shown_listed_and_ended(fake: FakeRunpod, api: PodApi, wan
     assert api.list() == []
 
 
-def test_ending_a_pod_that_is_gone_is_fine_and_one_that_is_stopped_is_shown_so(fake: FakeRunpod, api: PodApi) -> None:
+def test_ending_a_pod_that_is_gone_is_fine_and_one_that_is_stopped_is_shown_so(
+    fake: FakeRunpod, api: PodApi
+) -> None:
     made = api.create(GPU)
     fake.stop_by_provider(fake.pods[made.id])
     stopped = api.get(made.id)
     assert stopped
-    assert (stopped.status, stopped.provider_status, stopped.uptime_s) == (PodStatus.STOPPED, "EXITED", None)
+    assert (stopped.status, stopped.provider_status, stopped.uptime_s) == (
+        PodStatus.STOPPED,
+        "EXITED",
+        None,
+    )
     api.terminate(made.id)
     api.terminate(made.id)
     api.terminate("never0there")
@@ -120,7 +142,11 @@ def test_ending_a_pod_that_is_gone_is_fine_and_one_that_is_stopped_is_shown_so(f
 
 def test_arguments_and_data_centre_arrive(fake: FakeRunpod, api: PodApi) -> None:
     made = api.create(
-        replace(GPU, args=("--run", "a b", "it's" if isinstance(api, RestPods) else "c"), data_centers=("US-KS-2",))
+        replace(
+            GPU,
+            args=("--run", "a b", "it's" if isinstance(api, RestPods) else "c"),
+            data_centers=("US-KS-2",),
+        )
     )
     there = fake.pods[made.id]
     assert there.data_center == "US-KS-2"
@@ -154,7 +180,9 @@ def test_a_refused_create_is_not_repeated_and_makes_no_pod(
     assert not fake.pods
 
 
-def test_a_wrong_key_and_none_at_all(fake: FakeRunpod, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_and_none_at_all(
+    fake: FakeRunpod, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AuthError, match="RUNPOD_API_KEY"):
         client(backend, "rpa_wrong").list()
     monkeypatch.delenv("RUNPOD_API_KEY")
@@ -170,7 +198,12 @@ def test_a_wrong_key_and_none_at_all(fake: FakeRunpod, backend: str, monkeypatch
 
 @pytest.mark.parametrize(
     "fault",
-    [{"kind": "cut"}, {"kind": "withheld"}, {"kind": 502, "done": True}, {"kind": "slow", "seconds": READ_S + 0.2}],
+    [
+        {"kind": "cut"},
+        {"kind": "withheld"},
+        {"kind": 502, "done": True},
+        {"kind": "slow", "seconds": READ_S + 0.2},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("wanted", [GPU, CPU], ids=["gpu", "cpu"])
@@ -184,14 +217,20 @@ def test_a_create_without_a_usable_answer_finds_the_pod_it_made(
     assert (made.name, calls(fake, "create")) == (wanted.name, 2)
 
 
-def test_a_create_that_cannot_be_settled_says_so_and_is_not_repeated(fake: FakeRunpod, api: PodApi) -> None:
+def test_a_create_that_cannot_be_settled_says_so_and_is_not_repeated(
+    fake: FakeRunpod, api: PodApi
+) -> None:
     fake.fail(503)
-    with pytest.raises(TryAgainError, match="found no pod moola-run-1, but it could not be settled"):
+    with pytest.raises(
+        TryAgainError, match="found no pod moola-run-1, but it could not be settled"
+    ):
         api.create(GPU)
     assert (calls(fake, "create"), calls(fake, "list")) == (1, 5)
     fake.fail("cut")
     fake.fail(503, "list", times=None)
-    with pytest.raises(TryAgainError, match="whether pod moola-run-1 was made could not be settled"):
+    with pytest.raises(
+        TryAgainError, match="whether pod moola-run-1 was made could not be settled"
+    ):
         api.create(GPU)
     assert (calls(fake, "create"), len(fake.pods)) == (2, 1)
 
@@ -215,7 +254,9 @@ def test_without_a_connection_nothing_was_made_and_nothing_is_looked_up(
 
 
 @pytest.mark.parametrize("kind", [500, 503, 429, "cut", "withheld"])
-def test_reading_and_ending_go_on_after_failures_in_passing(fake: FakeRunpod, api: PodApi, kind: Any) -> None:
+def test_reading_and_ending_go_on_after_failures_in_passing(
+    fake: FakeRunpod, api: PodApi, kind: Any
+) -> None:
     made = api.create(GPU)
     for operation in ("get", "list", "delete"):
         fake.fail(kind, operation, retry_after=0)
@@ -239,12 +280,22 @@ def test_an_outage_ends_in_try_again(fake: FakeRunpod, api: PodApi) -> None:
 def test_requests_name_their_sender(fake: FakeRunpod, api: PodApi) -> None:
     api.list()
     agent = fake.calls[-1].headers["user-agent"]
-    assert agent == f"moola/{__version__}" if isinstance(api, RestPods) else agent.startswith("RunPod-Python-SDK/")
+    assert (
+        agent == f"moola/{__version__}"
+        if isinstance(api, RestPods)
+        else agent.startswith("RunPod-Python-SDK/")
+    )
 
 
-@pytest.mark.parametrize("fault", [401, 402, 403, 422, 503, "cut", "no_capacity", "withheld", "echo"])
+@pytest.mark.parametrize(
+    "fault", [401, 402, 403, 422, 503, "cut", "no_capacity", "withheld", "echo"]
+)
 def test_no_error_shows_the_key_or_the_environment(
-    fake: FakeRunpod, api: PodApi, fault: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    fake: FakeRunpod,
+    api: PodApi,
+    fault: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     if fault == "echo":  # an answer that quotes the request
@@ -312,10 +363,16 @@ def test_the_request_is_known_before_it_is_sent() -> None:
 
 
 @needs_schema
-@pytest.mark.parametrize("candidate", [GPU.candidate, CPU.candidate, Candidate("gpu", A5000, 8, "COMMUNITY")])
+@pytest.mark.parametrize(
+    "candidate", [GPU.candidate, CPU.candidate, Candidate("gpu", A5000, 8, "COMMUNITY")]
+)
 @pytest.mark.parametrize("args", [(), ("a", "b c")])
-@pytest.mark.parametrize("more", [{}, {"data_centers": ("EU-RO-1",), "min_cuda": "12.11", "registry": "c"}])
-def test_every_request_is_valid_by_the_published_schema(candidate: Candidate, args: Any, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "more", [{}, {"data_centers": ("EU-RO-1",), "min_cuda": "12.11", "registry": "c"}]
+)
+def test_every_request_is_valid_by_the_published_schema(
+    candidate: Candidate, args: Any, more: dict[str, Any]
+) -> None:
     body = open_pods("rest").body(replace(GPU, candidate=candidate, args=args, **more))
     assert schema.violations("CreatePodRequest", body) == []
     assert schema.violations("CreatePodRequest", {**body, "imageName": "v1's word"})
@@ -335,7 +392,13 @@ def shown(**change: Any) -> dict[str, Any]:
 
 
 def test_unknown_fields_are_ignored_and_absent_ones_are_filled_in() -> None:
-    full = shown(new=1, gpu={"id": L4, "count": 1, "new": 1}, runtime={"uptime": 7, "new": {}}, cost=0.4, env=None)
+    full = shown(
+        new=1,
+        gpu={"id": L4, "count": 1, "new": 1},
+        runtime={"uptime": 7, "new": {}},
+        cost=0.4,
+        env=None,
+    )
     pods = {"/v2/pods/p1": full, "/v2/pods/p2": shown(id="p2", runtime=None, startedAt=None)}
     api = offline(lambda request: httpx.Response(200, json=pods[request.url.path]))
     one, two = api.get("p1"), api.get("p2")
@@ -346,8 +409,12 @@ def test_unknown_fields_are_ignored_and_absent_ones_are_filled_in() -> None:
 
 
 def test_an_answer_that_lacks_what_we_need_is_named_without_its_values() -> None:
-    api = offline(lambda _: httpx.Response(200, json={"id": "p1", "name": "n", "env": {"KEY": {"x": SECRET}}}))
-    with pytest.raises(LaunchError, match=r"a pod cannot be read.*status: Field required") as caught:
+    api = offline(
+        lambda _: httpx.Response(200, json={"id": "p1", "name": "n", "env": {"KEY": {"x": SECRET}}})
+    )
+    with pytest.raises(
+        LaunchError, match=r"a pod cannot be read.*status: Field required"
+    ) as caught:
         api.get("p1")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -355,7 +422,9 @@ def test_an_answer_that_lacks_what_we_need_is_named_without_its_values() -> None
 def test_an_unknown_status_is_named_and_still_listed() -> None:
     listed = {"pods": [shown(status="MIGRATING"), shown(id="p2")]}
     api = offline(
-        lambda request: httpx.Response(200, json=listed if request.url.path == "/v2/pods" else listed["pods"][0])
+        lambda request: httpx.Response(
+            200, json=listed if request.url.path == "/v2/pods" else listed["pods"][0]
+        )
     )
     with pytest.raises(LaunchError, match="p1 has the status 'MIGRATING'"):
         api.get("p1")
@@ -365,8 +434,12 @@ def test_an_unknown_status_is_named_and_still_listed() -> None:
     ]
 
 
-@pytest.mark.parametrize("made", [shown(status="MIGRATING"), {"id": "p1"}, shown(name=None)], ids=str)
-def test_a_pod_that_was_made_and_is_not_understood_is_ended_before_the_error(made: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "made", [shown(status="MIGRATING"), {"id": "p1"}, shown(name=None)], ids=str
+)
+def test_a_pod_that_was_made_and_is_not_understood_is_ended_before_the_error(
+    made: dict[str, Any],
+) -> None:
     ended: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -384,7 +457,9 @@ def test_a_create_whose_answer_is_no_pod_is_looked_up(body: bytes) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         made = httpx.Response(201, content=body)
         return (
-            made if request.method == "POST" else httpx.Response(200, json={"pods": [shown(name="x"), shown(id="p2")]})
+            made
+            if request.method == "POST"
+            else httpx.Response(200, json={"pods": [shown(name="x"), shown(id="p2")]})
         )
 
     assert offline(answer).create(GPU).id == "p2"
@@ -402,7 +477,11 @@ def test_a_list_of_several_pages_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("words", NO_CAPACITY)
 def test_every_wording_of_no_capacity_is_known_with_400_alone(words: str) -> None:
-    problem = {"title": "Bad Request", "status": 400, "detail": f"Sorry: {words.upper()} of that kind."}
+    problem = {
+        "title": "Bad Request",
+        "status": 400,
+        "detail": f"Sorry: {words.upper()} of that kind.",
+    }
     with pytest.raises(NoCapacityError):
         offline(lambda _: httpx.Response(400, json=problem)).create(GPU)
     with pytest.raises(LaunchError) as caught:
@@ -416,11 +495,14 @@ def test_a_wrong_request_is_told_with_all_its_errors() -> None:
         "errors": ["$: additional properties 'X' not allowed", "disk: min"],
     }
     with pytest.raises(
-        LaunchError, match=r"422 Request validation failed\.; \$: additional properties 'X'.*; disk: min"
+        LaunchError,
+        match=r"422 Request validation failed\.; \$: additional properties 'X'.*; disk: min",
     ):
         offline(lambda _: httpx.Response(422, json=problem)).create(GPU)
     with pytest.raises(LaunchError, match="400 exactly one of gpu or cpu") as caught:
-        offline(lambda _: httpx.Response(400, json={"detail": "exactly one of gpu or cpu must be set"})).create(GPU)
+        offline(
+            lambda _: httpx.Response(400, json={"detail": "exactly one of gpu or cpu must be set"})
+        ).create(GPU)
     assert type(caught.value) is LaunchError
     with pytest.raises(AuthError, match="403 error code: 1010"):
         offline(lambda _: httpx.Response(403, text="error code: 1010")).create(GPU)
@@ -446,7 +528,9 @@ def test_a_pod_answered_404_or_410_is_gone(status: int) -> None:
     assert list(api.logs("p1")) == []
 
 
-def test_a_price_is_the_whole_price_in_the_cloud_asked_for(fake: FakeRunpod, rest: RestPods) -> None:
+def test_a_price_is_the_whole_price_in_the_cloud_asked_for(
+    fake: FakeRunpod, rest: RestPods
+) -> None:
     fake.stock.set(L4, "LOW", "EU-RO-1")
     fake.stock.set(L4, "NONE", "US-KS-2")
     fake.stock.set(L4, "NONE", "EUR-IS-1")
@@ -471,20 +555,50 @@ def test_a_price_is_the_whole_price_in_the_cloud_asked_for(fake: FakeRunpod, res
         (None, "none", 0),
     ]
     assert offers[0].data_centers == ("EU-RO-1",)
-    asked = {(call.path, *sorted(call.query.items())) for call in fake.calls if call.operation == "catalog"}
-    assert len(asked) == 5  # one for each kind and size; GPUs, which have clouds, one for each cloud too
+    asked = {
+        (call.path, *sorted(call.query.items()))
+        for call in fake.calls
+        if call.operation == "catalog"
+    }
+    assert (
+        len(asked) == 5
+    )  # one for each kind and size; GPUs, which have clouds, one for each cloud too
+
+
+@pytest.mark.parametrize(
+    ("min_cuda", "stock"), [(None, "high"), ("12.8", "high"), ("13.0", "none")]
+)
+def test_stock_is_of_hosts_that_can_run_the_image(
+    fake: FakeRunpod, rest: RestPods, min_cuda: str | None, stock: str
+) -> None:
+    """What the catalog promises, a create for the same hosts keeps."""
+    fake.stock.machines[L4].cuda = ("12.4", "12.8")
+    (offer,) = rest.offers([Candidate("gpu", L4, 1)], min_cuda)
+    assert offer.stock == stock
+
+    request = replace(GPU, candidate=offer.candidate, min_cuda=min_cuda)
+    if stock == "none":
+        with pytest.raises(NoCapacityError):
+            rest.create(request)
+    else:
+        rest.create(request)
 
 
 def test_the_catalog_has_one_gpu_or_the_smallest_cpu_of_each_type(rest: RestPods) -> None:
     cpus, gpus = rest.catalog("cpu"), rest.catalog("gpu", "COMMUNITY")
-    assert {(offer.candidate.type_id, offer.price_per_hour) for offer in cpus} >= {("cpu3c", 0.06), ("cpu5m", 0.12)}
+    assert {(offer.candidate.type_id, offer.price_per_hour) for offer in cpus} >= {
+        ("cpu3c", 0.06),
+        ("cpu5m", 0.12),
+    }
     assert {offer.candidate.count for offer in cpus} == {2}
     prices = {offer.candidate.type_id: offer.price_per_hour for offer in gpus}
     assert (prices[A5000], prices[L4]) == (0.16, None)
     assert {offer.candidate.cloud for offer in gpus} == {"COMMUNITY"}
 
 
-def test_billing_is_what_the_meter_says_for_the_pods_asked(fake: FakeRunpod, rest: RestPods) -> None:
+def test_billing_is_what_the_meter_says_for_the_pods_asked(
+    fake: FakeRunpod, rest: RestPods
+) -> None:
     fake.billing_lag_s = 0.0
     pods = [rest.create(replace(GPU, name=f"moola-{n}")) for n in range(3)]
     fake.clock.speed = 3600.0
@@ -507,16 +621,18 @@ def test_a_key_without_the_scope_is_told_what_it_lacks(fake: FakeRunpod) -> None
         RestPods(fake.restricted_key).catalog("gpu")
 
 
-def test_the_pace_is_half_of_the_quota_the_provider_tells(rest: RestPods) -> None:
+def test_the_rate_is_half_of_the_quota_the_provider_tells(rest: RestPods) -> None:
     rest.list()
     per_minute, _, per_day = 100_000 / 60, 5_000_000 / 3600, 83_300_000 / 86400
-    assert rest._pace.per_s == pytest.approx(min(per_minute, per_day) / 2, rel=0.01)
+    assert rest.rate_limiter.calls_per_s == pytest.approx(min(per_minute, per_day) / 2, rel=0.01)
 
 
 # logs
 
 
-def test_a_log_that_is_dropped_again_and_again_arrives_once_and_in_order(fake: FakeRunpod, rest: RestPods) -> None:
+def test_a_log_that_is_dropped_again_and_again_arrives_once_and_in_order(
+    fake: FakeRunpod, rest: RestPods
+) -> None:
     fake.command = lambda _: ["sh", "-c", "seq 1000; sleep 60"]
     faults = [fake.fail("drop", "logs", lines=n) for n in (0, 1, 2, 40, 0, 99, 100, 101, 150, 7)]
     made = rest.create(GPU)
@@ -531,14 +647,18 @@ def test_a_log_that_is_dropped_again_and_again_arrives_once_and_in_order(fake: F
                 after = line.id
         except TryAgainError:
             continue
-    assert [line.text for line in collected if line.source == "container"] == [str(n + 1) for n in range(1000)]
+    assert [line.text for line in collected if line.source == "container"] == [
+        str(n + 1) for n in range(1000)
+    ]
     system = [line.text for line in collected if line.source == "system"]
     assert [text.split()[0] for text in system] == ["create", "start"]
     assert all(fault.times == 0 for fault in faults)
     assert all(line.time.tzinfo for line in collected)
 
 
-def test_a_log_with_nothing_in_it_yet_ends_without_an_error(fake: FakeRunpod, rest: RestPods) -> None:
+def test_a_log_with_nothing_in_it_yet_ends_without_an_error(
+    fake: FakeRunpod, rest: RestPods
+) -> None:
     made = rest.create(GPU)
     fake.wait_until(lambda: fake.pods[made.id].status == "RUNNING")
     last = fake.pods[made.id].log.lines()[-1]
@@ -571,7 +691,7 @@ FRAMES = (
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 1000])
 def test_frames_are_read_however_they_are_cut_into_chunks(size: int) -> None:
-    lines = list(lines_of(FRAMES[at : at + size] for at in range(0, len(FRAMES), size)))
+    lines = list(read_log_lines(FRAMES[at : at + size] for at in range(0, len(FRAMES), size)))
     assert [(line.id, line.source, line.text) for line in lines] == [
         (FIRST, "container", "a \x85 \u2028 b"),
         ("2026-06-01T12:00:01Z", "system", "still fetching"),
@@ -596,8 +716,10 @@ def sdk(fake: FakeRunpod) -> PodApi:  # noqa: ARG001
 def test_the_query_is_known_before_it_is_sent(fake: FakeRunpod, sdk: PodApi) -> None:
     query = " ".join(sdk.body(replace(CPU, args=("--run", "a b")))["query"].split())
     assert query.startswith(
-        'mutation { deployCpuPod( input: { name: "moola-run-2", imageName: "repo/img@sha256:00", cloudType: SECURE, '
-        'instanceId: "cpu3c-4-8", dataCenterId: null, dockerArgs: "--run \'a b\'", containerDiskInGb: 20, '
+        'mutation { deployCpuPod( input: { name: "moola-run-2", '
+        'imageName: "repo/img@sha256:00", cloudType: SECURE, '
+        'instanceId: "cpu3c-4-8", dataCenterId: null, '
+        "dockerArgs: \"--run 'a b'\", containerDiskInGb: 20, "
         f'env: [{{ key: "MOOLA_RUN", value: "r1" }}, {{ key: "KEY", value: "{SECRET}" }}] }} )'
     )
     sdk.create(GPU)
@@ -640,9 +762,15 @@ def test_what_the_package_lacks_is_refused_with_the_way_out(sdk: PodApi) -> None
         sdk.logs("p1")
 
 
-def test_the_package_has_prices_of_gpus_but_no_levels_of_stock(fake: FakeRunpod, sdk: PodApi) -> None:
+def test_the_package_has_prices_of_gpus_but_no_levels_of_stock(
+    fake: FakeRunpod, sdk: PodApi
+) -> None:
     fake.stock.set("NVIDIA A40", "NONE")
-    wanted = [Candidate("gpu", L4, 2), Candidate("gpu", L4, 1, "COMMUNITY"), Candidate("gpu", "NVIDIA A40", 1)]
+    wanted = [
+        Candidate("gpu", L4, 2),
+        Candidate("gpu", L4, 1, "COMMUNITY"),
+        Candidate("gpu", "NVIDIA A40", 1),
+    ]
     offers = sdk.offers([*wanted, Candidate("gpu", "NVIDIA unheard of", 1)])
     assert [(offer.price_per_hour, offer.stock) for offer in offers] == [
         (0.78, "unknown"),
@@ -653,10 +781,19 @@ def test_the_package_has_prices_of_gpus_but_no_levels_of_stock(fake: FakeRunpod,
 
 
 def graphql_pod(**change: Any) -> dict[str, Any]:
-    return {"id": "p1", "name": "moola-run-1", "desiredStatus": "RUNNING", "runtime": None, "new": 1, **change}
+    return {
+        "id": "p1",
+        "name": "moola-run-1",
+        "desiredStatus": "RUNNING",
+        "runtime": None,
+        "new": 1,
+        **change,
+    }
 
 
-def test_the_packages_words_for_a_status_are_known(sdk: PodApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packages_words_for_a_status_are_known(
+    sdk: PodApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import runpod
 
     for word, runtime, status in (
@@ -673,7 +810,9 @@ def test_the_packages_words_for_a_status_are_known(sdk: PodApi, monkeypatch: pyt
     monkeypatch.setattr(runpod, "get_pod", lambda *_, **__: graphql_pod(desiredStatus="MIGRATING"))
     with pytest.raises(LaunchError, match="p1 has the status 'MIGRATING'"):
         sdk.get("p1")
-    monkeypatch.setattr(runpod, "get_pods", lambda *_, **__: [graphql_pod(desiredStatus="MIGRATING")])
+    monkeypatch.setattr(
+        runpod, "get_pods", lambda *_, **__: [graphql_pod(desiredStatus="MIGRATING")]
+    )
     assert [pod.status for pod in sdk.list()] == [PodStatus.UNKNOWN]
 
 
@@ -682,19 +821,26 @@ def test_a_pod_that_the_package_cannot_show_is_ended_before_the_error(
 ) -> None:
     import runpod
 
-    monkeypatch.setattr(runpod, "get_pod", lambda pod_id, **_: graphql_pod(id=pod_id, desiredStatus="MIGRATING"))
+    monkeypatch.setattr(
+        runpod, "get_pod", lambda pod_id, **_: graphql_pod(id=pod_id, desiredStatus="MIGRATING")
+    )
     with pytest.raises(LaunchError, match="MIGRATING"):
         sdk.create(GPU)
     assert len(fake.pods) == 1
     assert not fake.alive()
 
 
-def test_the_package_is_found_with_our_own_file_of_that_name_first_on_the_path() -> None:
+def test_nothing_of_ours_shadows_the_package() -> None:
+    """Also not for `python deploy/launch.py`, which puts deploy/ first on the path."""
     pytest.importorskip("runpod")
-    script = "import sys; sys.path[:0] = [%r, %r]; from deploy.runpod_sdk import package; print(package().__file__)"
-    command = [sys.executable, "-c", script % (str(ROOT), str(ROOT / "deploy"))]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "deploy").stdout
-    assert "site-packages" in found
+    script = (  # run there, that folder is the first on the path
+        "from moola.providers.runpod.graphql import import_runpod\nprint(import_runpod().__file__)"
+    )
+    command = [sys.executable, "-c", script]
+    imported = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT / "deploy"
+    )
+    assert "site-packages" in imported.stdout
 
 
 def test_an_unknown_backend_is_refused() -> None:
@@ -712,11 +858,15 @@ def inside(fake: FakeRunpod, rest: RestPods) -> dict[str, str]:
     return {"RUNPOD_POD_ID": pod.id, "RUNPOD_API_KEY": pod.api_key, "RUNPOD_API_BASE_URL": fake.url}
 
 
-def test_a_pod_ends_itself_with_the_restricted_key(fake: FakeRunpod, inside: dict[str, str]) -> None:
+def test_a_pod_ends_itself_with_the_restricted_key(
+    fake: FakeRunpod, inside: dict[str, str]
+) -> None:
     fake.pod_key_terminates = False
     assert terminate_self({**inside, "RUNPOD_TERMINATE_API_KEY": fake.restricted_key})
     assert not fake.alive()
-    assert terminate_self({**inside, "RUNPOD_TERMINATE_API_KEY": fake.restricted_key})  # gone is as good
+    assert terminate_self(
+        {**inside, "RUNPOD_TERMINATE_API_KEY": fake.restricted_key}
+    )  # gone is as good
 
 
 @pytest.mark.parametrize("restricted", [None, "rpa_wrong", "not a key"])
@@ -740,18 +890,26 @@ def test_a_pod_that_may_not_end_itself_knows_it(
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"RUNPOD_POD_ID": 'x"}) { id }'}, {"RUNPOD_POD_ID": "x", "RUNPOD_API_BASE_URL": "no url"}]
+    "environment",
+    [{}, {"RUNPOD_POD_ID": 'x"}) { id }'}, {"RUNPOD_POD_ID": "x", "RUNPOD_API_BASE_URL": "no url"}],
 )
-def test_ending_itself_never_raises(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
-    assert not terminate_self({"RUNPOD_API_KEY": "k", "RUNPOD_TERMINATE_API_KEY": "k", **environment})
+def test_ending_itself_never_raises(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert not terminate_self(
+        {"RUNPOD_API_KEY": "k", "RUNPOD_TERMINATE_API_KEY": "k", **environment}
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "ended"),
     [
         ({"data": {"podTerminate": None}}, True),
-        ({"errors": [{"message": "pod not found to terminate"}], "data": {"podTerminate": None}}, True),
+        (
+            {"errors": [{"message": "pod not found to terminate"}], "data": {"podTerminate": None}},
+            True,
+        ),
         ({"errors": [{"message": "Unauthorized"}], "data": {"podTerminate": None}}, False),
         ({"data": {}}, False),
         ({"data": None}, False),
@@ -763,6 +921,8 @@ def test_only_a_graphql_answer_that_says_so_is_an_end(
     answer: dict[str, Any], ended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        httpx, "post", lambda url, **_: httpx.Response(200, json=answer, request=httpx.Request("POST", url))
+        httpx,
+        "post",
+        lambda url, **_: httpx.Response(200, json=answer, request=httpx.Request("POST", url)),
     )
     assert terminate_self({"RUNPOD_POD_ID": "x", "RUNPOD_API_KEY": "k"}) is ended

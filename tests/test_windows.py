@@ -12,23 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moola import WINDOW
-from moola.errors import ArtifactError, DataError
-from moola.specs import SplitConfig
-from moola.windows import (
-    BARS,
-    FEATURES,
+from moola.data.feature_records import SplitsDocument
+from moola.data.feature_set import BARS, FEATURES, WINDOWS_RULE, rebuild
+from moola.data.splits import split_windows, splits_document
+from moola.data.windows import (
     WARM_UP,
     WindowSource,
     density,
-    read_splits,
-    rebuild,
     source_sha256,
-    split_windows,
-    splits_document,
     valid_ratio,
     valid_rows,
     window_view,
 )
+from moola.errors import ArtifactError, DataError
+from moola.runs.records import DerivedEntry, NpyFormat
+from moola.specs import SplitConfig
 
 ROWS = np.random.default_rng(3).normal(size=(260, 11)).astype(np.float32)
 
@@ -80,7 +78,9 @@ def test_any_range_of_the_source_can_be_read(data: st.DataObject) -> None:
     assert bytes(part) == EXPECTED[start:stop]
 
 
-@pytest.mark.parametrize(("offset", "length"), [(-1, 1), (len(EXPECTED), 1), (len(EXPECTED) - 3, 4)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 1), (len(EXPECTED), 1), (len(EXPECTED) - 3, 4)]
+)
 def test_a_range_outside_the_file_is_refused(offset: int, length: int) -> None:
     with pytest.raises(ValueError, match="are outside a file of"):
         WindowSource(ROWS).read_into(offset, memoryview(bytearray(length)))
@@ -114,10 +114,12 @@ def test_density_and_valid_ratio_equal_the_means_over_all_windows() -> None:
     valid = np.random.default_rng(1).random(333) < 0.8
     np.testing.assert_allclose(density(rows), (window_view(rows) != 0).mean((0, 1)), rtol=1e-12)
     assert valid_ratio(valid) == pytest.approx(window_view(valid).mean(), rel=1e-12)
-    np.testing.assert_allclose(density(rows[:106]), (window_view(rows[:106]) != 0).mean((0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(
+        density(rows[:106]), (window_view(rows[:106]) != 0).mean((0, 1)), rtol=1e-12
+    )
 
 
-# --- splits -----------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def test_fractions_by_hand() -> None:
@@ -138,13 +140,53 @@ def test_default_dates_hold_where_the_bars_reach_past_them() -> None:
     assert document["train"]["last_bar"] == "2024-12-31T23:00:00+00:00"
     assert document["val"]["first_bar"] == "2025-01-01T00:00:00+00:00"
     assert document["val"]["last_bar"] == "2025-03-31T23:00:00+00:00"
-    assert document["test"]["last_bar"] == "2025-06-30T23:00:00+00:00"
-    assert read_splits(document) == splits
+    assert document["test"]["last_bar"] == "2025-08-01T00:00:00+00:00"
+    assert SplitsDocument.model_validate(document).splits() == splits
 
 
-def test_bars_that_end_before_the_default_test_end_go_by_fractions() -> None:
-    rule, _ = split_windows(pd.date_range("2024-06-01", "2025-06-30 22:00", freq="h", tz="UTC"), SplitConfig())
+@pytest.mark.parametrize("given", [{"train_end": date(2024, 9, 1)}, {"val_end": date(2025, 2, 1)}])
+def test_with_no_date_for_its_end_the_test_split_runs_to_the_last_bar(
+    given: dict[str, date],
+) -> None:
+    hours = pd.date_range("2024-06-01", "2025-11-20 15:00", freq="h", tz="UTC")
+
+    rule, splits = split_windows(hours, SplitConfig(**given))
+    assert (rule, splits["test"].stop) == ("dates", len(hours) - WINDOW + 1)
+
+    ended = SplitConfig(**given, test_end=date(2025, 6, 30))
+    last_of_june = int(hours.get_loc(pd.Timestamp("2025-06-30 23:00", tz="UTC")))
+    assert split_windows(hours, ended)[1]["test"].stop == last_of_june + 1 - WINDOW + 1
+
+
+def test_bars_that_do_not_reach_past_june_2025_go_by_fractions() -> None:
+    rule, _ = split_windows(
+        pd.date_range("2024-06-01", "2025-06-30 22:00", freq="h", tz="UTC"), SplitConfig()
+    )
     assert rule == "fractions"
+
+
+def test_the_default_dates_hold_from_the_bar_on_that_opens_as_june_ends() -> None:
+    """The last bar opens at midnight, when the day is over that the bars must reach past."""
+    hours = pd.date_range("2024-06-01", "2025-07-01", freq="h", tz="UTC")
+    assert str(hours[-1]) == "2025-07-01 00:00:00+00:00"
+    assert split_windows(hours, SplitConfig())[0] == "dates"
+    assert split_windows(hours[:-1], SplitConfig())[0] == "fractions"
+
+
+def test_a_split_of_one_window_is_enough_by_dates_and_by_default() -> None:
+    days = SplitConfig(
+        train_end=date(2024, 1, 1), val_end=date(2024, 1, 2), test_end=date(2024, 1, 3)
+    )
+    every_third_minute = minutes(2880).union(minutes(105, "2024-01-03"))
+    splits = split_windows(every_third_minute, days)[1]
+    assert (splits["test"].start, splits["test"].stop) == (2880, 2881)
+    with pytest.raises(DataError, match="test has 104 of the 2984 bars"):
+        split_windows(every_third_minute[:-1], days)
+
+    late = pd.date_range("2025-01-01", "2025-07-02", freq="h", tz="UTC")
+    last_of_train = pd.date_range("2024-12-31", periods=105, freq="min", tz="UTC")
+    assert split_windows(last_of_train.union(late), SplitConfig())[0] == "dates"
+    assert split_windows(last_of_train[1:].union(late), SplitConfig())[0] == "fractions"
 
 
 @pytest.mark.parametrize("first", ["2024-12-30", "2025-02-01", "2026-08-01"])
@@ -169,7 +211,11 @@ def test_fractions_that_were_asked_for_hold_against_the_default_dates() -> None:
 def test_splits_share_no_bar(n: int, days: list[int], by_date: bool) -> None:
     times = pd.date_range("2024-01-01", periods=n, freq="16min", tz="UTC")
     ends = [date.fromordinal(date(2024, 1, 1).toordinal() + d) for d in days]
-    config = SplitConfig(train_end=ends[0], val_end=ends[1], test_end=ends[2]) if by_date else SplitConfig()
+    config = (
+        SplitConfig(train_end=ends[0], val_end=ends[1], test_end=ends[2])
+        if by_date
+        else SplitConfig()
+    )
     try:
         _, splits = split_windows(times, config)
     except DataError as error:
@@ -189,28 +235,56 @@ def test_without_the_purge_splits_would_share_104_bars() -> None:
 
 
 def test_a_split_without_a_window_names_itself_and_the_dates() -> None:
-    config = SplitConfig(train_end=date(2024, 1, 1), val_end=date(2024, 1, 2), test_end=date(2024, 2, 1))
-    with pytest.raises(DataError, match=r"test has 0 of the 2880 bars .*splits\.test_end, 2024-01-01 / 2024-01-02"):
+    config = SplitConfig(
+        train_end=date(2024, 1, 1), val_end=date(2024, 1, 2), test_end=date(2024, 2, 1)
+    )
+    with pytest.raises(
+        DataError, match=r"test has 0 of the 2880 bars .*splits\.test_end, 2024-01-01 / 2024-01-02"
+    ):
         split_windows(minutes(2880), config)
 
 
 def test_dates_out_of_order_with_the_defaults_are_refused() -> None:
-    with pytest.raises(DataError, match="train_end < val_end < test_end, got 2026-01-01 / 2025-03-31"):
+    with pytest.raises(
+        DataError, match="train_end < val_end < test_end, got 2026-01-01 / 2025-03-31"
+    ):
         split_windows(minutes(2880), SplitConfig(train_end=date(2026, 1, 1)))
 
 
-# --- rebuilding virtual windows ---------------------------------------------------------------------------------
+def test_a_date_that_meets_a_default_is_refused() -> None:
+    with pytest.raises(DataError, match=r"< test_end, got 2025-03-31 / 2025-03-31 / 2024-01-0[12]"):
+        split_windows(minutes(2880), SplitConfig(train_end=date(2025, 3, 31)))
 
 
-def virtual(folder, rows: np.ndarray) -> dict:
+# --- rebuilding virtual windows -------------------------------------------------------------------
+
+
+def virtual(folder, rows: np.ndarray) -> DerivedEntry:
     np.save(folder / BARS, rows)
     source = WindowSource(rows)
-    return {"path": FEATURES, "size": source.size, "sha256": source_sha256(source)}
+    return DerivedEntry(
+        path=FEATURES,
+        size=source.size,
+        sha256=source_sha256(source),
+        npy=NpyFormat(dtype="float32", shape=source.shape),
+        rule=WINDOWS_RULE,
+    )
 
 
 def test_virtual_windows_are_rebuilt_to_the_recorded_digest(tmp_path) -> None:
     rebuild(tmp_path, virtual(tmp_path, ROWS))
     np.testing.assert_array_equal(np.load(tmp_path / FEATURES), window_view(ROWS))
+
+
+def test_progress_adds_up_to_the_bytes_of_the_file(tmp_path) -> None:
+    rows = np.zeros((4000, 11), np.float32)  # 18 MB of windows: several buffers
+    item = virtual(tmp_path, rows)
+    hashed, written = [], []
+    source_sha256(WindowSource(rows), hashed.append)
+    rebuild(tmp_path, item, written.append)
+    assert sum(hashed) == sum(written) == item.size
+    assert len(hashed) > 3
+    assert len(written) > 2
 
 
 def test_a_rebuild_from_other_rows_is_refused_and_leaves_nothing(tmp_path) -> None:

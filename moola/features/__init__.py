@@ -4,9 +4,16 @@ from moola.features.relativity import (
     FEATURE_NAMES,
     FEATURE_RANGES,
     N_FEATURES,
-    FeatureState,
     compute_features,
 )
+from moola.features.state import FeatureState
 from moola.specs import FeatureConfig
 
-__all__ = ["FEATURE_NAMES", "FEATURE_RANGES", "N_FEATURES", "FeatureConfig", "FeatureState", "compute_features"]
+__all__ = [
+    "FEATURE_NAMES",
+    "FEATURE_RANGES",
+    "N_FEATURES",
+    "FeatureConfig",
+    "FeatureState",
+    "compute_features",
+]

@@ -1,16 +1,29 @@
-"""Causal swings: a zigzag that turns when price has come back far enough, and knows only bars up to now.
+"""Causal swings: a zigzag that turns when price has come back far enough, and never looks ahead.
 
-A leg is up (+1) or down (-1), 0 before the first bar with a true range. While it runs, its extreme and its candidate
-follow the highs (the lows of a down leg). It turns when the close has come back from the extreme by k x ATR, or when a
-young candidate and the bar's far end lie far enough apart; its extreme is then the last confirmed swing.
+A leg is up (+1) or down (-1), 0 before the first bar with a true range. While it runs, its extreme
+and its candidate follow the highs (the lows of a down leg). It turns when the close has come back
+from the extreme by k x ATR, or when a young candidate and the bar's far end lie far enough apart;
+its extreme is then the last confirmed swing.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit, types
 
+from moola.features.arrays import Floats
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
 UNSET = -1  # in place of a bar number
+
+
+def compiled(signature: Any) -> Callable[[Function], Function]:
+    """Decorator: compiled for that signature of numba's when imported, or loaded from its cache."""
+    decorate: Callable[[Function], Function]
+    decorate = njit(signature, cache=True, nogil=True, error_model="numpy")
+    return decorate
 
 
 class Swings(NamedTuple):
@@ -27,81 +40,191 @@ class Swings(NamedTuple):
     low_price: float = 0.0
 
 
+class _Course(NamedTuple):
+    """The same while bars are taken in, all float64, which the tracks need.
+
+    A bar's number is exact as float64. `extreme` and `candidate` are prices times `leg`: a down leg
+    is the up leg of the negated prices. Negation is exact, so one code serves both and rounds like
+    two. `high` and `low` are the prices of the last confirmed swings. While unset, `candidate` is
+    -infinity, `high_bar` and `low_bar` are infinity.
+    """
+
+    leg: float
+    extreme_bar: float
+    extreme: float
+    candidate_bar: float
+    candidate: float
+    high_bar: float
+    high: float
+    low_bar: float
+    low: float
+
+
 _NUMBER = {int: types.int64, float: types.float64}
-SWINGS_TYPE = types.NamedTuple([_NUMBER[t] for t in Swings.__annotations__.values()], Swings)  # type: ignore[no-untyped-call]
-PRICES_TYPE = types.Array(types.float64, 1, "C", readonly=True)
+_SWINGS_FIELDS = [_NUMBER[kind] for kind in Swings.__annotations__.values()]
 
-LEG, HIGH_PRICE, SINCE_HIGH, LOW_PRICE, SINCE_LOW = range(N_TRACKS := 5)  # rows of what `follow` fills
-
-
-@njit(
-    SWINGS_TYPE(
-        *[SWINGS_TYPE, types.int64, PRICES_TYPE, PRICES_TYPE, PRICES_TYPE, types.float64[::1]],
-        *[types.float64, types.int64, types.float64, types.float64[:, ::1]],
-    ),
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+SWINGS_TYPE = types.NamedTuple(_SWINGS_FIELDS, Swings)  # type: ignore[no-untyped-call]
+_COURSE_TYPE = types.NamedUniTuple(  # type: ignore[no-untyped-call]
+    types.float64, len(_Course._fields), _Course
 )
-def follow(
+_STARTED_TYPE = types.Tuple([_COURSE_TYPE, types.int64])  # type: ignore[no-untyped-call]
+PRICES_TYPE = types.Array(types.float64, 1, "C", readonly=True)
+VALUES_TYPE = types.float64[::1]
+TRACKS_TYPE = types.float64[:, ::1]
+
+LEG, HIGH_PRICE, SINCE_HIGH, LOW_PRICE, SINCE_LOW = range(5)  # rows of the tracks
+N_TRACKS = 5
+
+
+@compiled(_COURSE_TYPE(SWINGS_TYPE))
+def _to_course(swings: Swings) -> _Course:
+    leg = float(swings.trend)
+    has_candidate = swings.candidate_bar != UNSET
+
+    return _Course(
+        leg,
+        float(swings.extreme_bar),
+        leg * swings.extreme_price,
+        float(swings.candidate_bar),
+        leg * swings.candidate_price if has_candidate else -np.inf,
+        float(swings.high_bar) if swings.high_bar != UNSET else np.inf,
+        swings.high_price,
+        float(swings.low_bar) if swings.low_bar != UNSET else np.inf,
+        swings.low_price,
+    )
+
+
+@compiled(SWINGS_TYPE(_COURSE_TYPE))
+def _to_swings(course: _Course) -> Swings:
+    leg = course.leg
+    has_candidate = course.candidate_bar != UNSET
+
+    return Swings(
+        int(leg),
+        int(course.extreme_bar),
+        leg * course.extreme,
+        int(course.candidate_bar),
+        leg * course.candidate if has_candidate else 0.0,
+        int(course.high_bar) if course.high_bar != np.inf else UNSET,
+        course.high,
+        int(course.low_bar) if course.low_bar != np.inf else UNSET,
+        course.low,
+    )
+
+
+@compiled(
+    _STARTED_TYPE(
+        _COURSE_TYPE,
+        types.int64,
+        PRICES_TYPE,
+        VALUES_TYPE,
+        TRACKS_TYPE,
+    )
+)
+def _start(
+    course: _Course,
+    first_bar: int,
+    closes: Floats,
+    atrs: Floats,
+    tracks: Floats,
+) -> tuple[_Course, int]:
+    """The zigzag once a bar has a true range, and how many bars are done by then.
+
+    That bar sets the leg up and the extreme at its close, and is done; so are those before it.
+    """
+    leg, extreme_bar, extreme, candidate_bar, candidate, high_bar, high, low_bar, low = course
+    n_done = 0
+
+    while leg == 0.0 and n_done < len(closes):
+        if atrs[n_done] > 0.0:
+            leg = 1.0
+            extreme_bar = float(first_bar + n_done)
+            extreme = closes[n_done]
+
+        tracks[LEG, n_done] = leg
+        tracks[HIGH_PRICE, n_done] = 0.0
+        tracks[LOW_PRICE, n_done] = 0.0
+        tracks[SINCE_HIGH, n_done] = -np.inf
+        tracks[SINCE_LOW, n_done] = -np.inf
+        n_done += 1
+
+    started = _Course(
+        leg, extreme_bar, extreme, candidate_bar, candidate, high_bar, high, low_bar, low
+    )
+    return started, n_done
+
+
+@compiled(
+    SWINGS_TYPE(
+        SWINGS_TYPE,
+        types.int64,
+        PRICES_TYPE,
+        PRICES_TYPE,
+        PRICES_TYPE,
+        VALUES_TYPE,
+        types.float64,
+        types.int64,
+        types.float64,
+        TRACKS_TYPE,
+    )
+)
+def advance_swings(
     swings: Swings,
     first_bar: int,
-    highs: Any,
-    lows: Any,
-    closes: Any,
-    atrs: Any,
+    highs: Floats,
+    lows: Floats,
+    closes: Floats,
+    atrs: Floats,
     k: float,
     lookback: int,
     retrace: float,
-    tracks: Any,
+    tracks: Floats,
 ) -> Swings:
-    """The zigzag after further closed bars [n], number `first_bar` on. `retrace` is the hybrid rule's, in ATR; infinity
-    switches that rule off. `tracks` [N_TRACKS, >= n] is filled with what holds after each bar: the leg, and of the last
-    confirmed swings the price and the bars since their own, which is -infinity before there is one.
+    """The zigzag after further closed bars [n], number `first_bar` on.
 
-    A down leg is the up leg of the negated prices. Negation is exact, so one code serves both and rounds like two; so
-    is a bar's number as float64, which the tracks need.
+    `retrace` is the hybrid rule's, in ATR; infinity switches that rule off. `tracks` [N_TRACKS, >=
+    n] is filled with what holds after each bar: the leg, and of the last confirmed swings the price
+    and the bars since their own, which is -infinity before there is one.
     """
-    leg, extreme_bar, extreme = float(swings.trend), float(swings.extreme_bar), swings.extreme_price
-    candidate_bar, candidate = float(swings.candidate_bar), swings.candidate_price
-    high_bar = float(swings.high_bar) if swings.high_bar != UNSET else np.inf
-    low_bar = float(swings.low_bar) if swings.low_bar != UNSET else np.inf
-    high_price, low_price = swings.high_price, swings.low_price
-    start = 0
-    while leg == 0.0 and start < len(closes):
-        if atrs[start] > 0.0:
-            leg, extreme_bar, extreme = 1.0, float(first_bar + start), closes[start]
-        tracks[LEG, start], tracks[HIGH_PRICE, start], tracks[LOW_PRICE, start] = leg, 0.0, 0.0
-        tracks[SINCE_HIGH, start] = tracks[SINCE_LOW, start] = -np.inf
-        start += 1
-    extreme = leg * extreme  # from here to the return these two point where the leg is heading
-    candidate = leg * candidate if candidate_bar != UNSET else -np.inf
-    for j in range(start, len(closes)):
-        bar, high, low, close, atr = float(first_bar + j), highs[j], lows[j], closes[j], atrs[j]
+    course, n_done = _start(_to_course(swings), first_bar, closes, atrs, tracks)
+    leg, extreme_bar, extreme, candidate_bar, candidate, high_bar, high, low_bar, low = course
+
+    for j in range(n_done, len(closes)):
+        bar = float(first_bar + j)
+        atr = atrs[j]
         up = leg > 0.0
-        top = high if up else -low
-        bottom = low if up else -high  # the bar's far end
+        top = highs[j] if up else -lows[j]
+        bottom = lows[j] if up else -highs[j]  # the bar's far end
+
         if top > extreme:
-            extreme_bar, extreme = bar, top
+            extreme_bar = bar
+            extreme = top
         if top > candidate:
-            candidate_bar, candidate = bar, top
-        by_close = extreme - leg * close >= k * atr
+            candidate_bar = bar
+            candidate = top
+
+        by_close = extreme - leg * closes[j] >= k * atr
         by_candidate = (bar - candidate_bar <= lookback) & (candidate - bottom >= retrace * atr)
+
         if (atr > 0.0) & (by_close | by_candidate):
             if up:
-                high_bar, high_price = extreme_bar, extreme
+                high_bar = extreme_bar
+                high = extreme
             else:
-                low_bar, low_price = extreme_bar, -extreme
+                low_bar = extreme_bar
+                low = -extreme
+
             leg = -leg
             extreme_bar = candidate_bar = bar
             extreme = candidate = -bottom
+
         tracks[LEG, j] = leg
-        tracks[HIGH_PRICE, j], tracks[SINCE_HIGH, j] = high_price, bar - high_bar
-        tracks[LOW_PRICE, j], tracks[SINCE_LOW, j] = low_price, bar - low_bar
-    extreme, candidate = leg * extreme, leg * candidate if candidate_bar != UNSET else 0.0
-    high_number = int(high_bar) if high_bar != np.inf else UNSET
-    low_number = int(low_bar) if low_bar != np.inf else UNSET
-    return Swings(
-        *(int(leg), int(extreme_bar), extreme, int(candidate_bar), candidate),
-        *(high_number, high_price, low_number, low_price),
+        tracks[HIGH_PRICE, j] = high
+        tracks[SINCE_HIGH, j] = bar - high_bar
+        tracks[LOW_PRICE, j] = low
+        tracks[SINCE_LOW, j] = bar - low_bar
+
+    course = _Course(
+        leg, extreme_bar, extreme, candidate_bar, candidate, high_bar, high, low_bar, low
     )
+    return _to_swings(course)

@@ -9,9 +9,10 @@ MODELS = {"jade": JadeCompact}
 
 
 def build_model(name: str, **arguments: Any) -> JadeCompact:
-    """A new model. Raises DataError for a name that is not in the registry, with the list of those that are."""
+    """A new model. Raises DataError, listing the registered names, for a name that is not one."""
     if name not in MODELS:
         raise DataError(f"the model must be one of {', '.join(MODELS)}, got {name!r}")
+
     return MODELS[name](**arguments)
 
 

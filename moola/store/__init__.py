@@ -1,73 +1,84 @@
-"""One store behind `s3://bucket/prefix` and `file:///dir`: write-once, verified on the way up and on the way down.
+"""One store behind `s3://bucket/prefix` and `file:///dir`: write-once, verified both ways."""
 
-The only module of moola that uses the network.
-"""
+from urllib.parse import SplitResult, urlsplit
 
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
-
-from moola.errors import ArtifactError, DataError
-from moola.store.base import Head, Probe, Profile, Store, implied_profile
+from moola.errors import DataError
+from moola.store.base import (
+    MAX_DOCUMENT_BYTES,
+    Dated,
+    Entry,
+    Head,
+    Listing,
+    Store,
+    TooLargeError,
+)
+from moola.store.fetch import fetch_uri, file_path
+from moola.store.folder import Folder
 from moola.store.local import FileStore
-from moola.store.upload import BytesSource, FileSource, Source, Stored
+from moola.store.profile import PROFILE_KEY, Check, Probe, Profile
+from moola.store.sources import BytesSource, FileSource, Source
+from moola.store.upload import Stored
+from moola.text import quoted
 
 __all__ = [
+    "DEFAULT_STORE",
+    "MAX_DOCUMENT_BYTES",
+    "PROFILE_KEY",
     "BytesSource",
+    "Check",
+    "Dated",
+    "Entry",
     "FileSource",
     "FileStore",
+    "Folder",
     "Head",
+    "Listing",
     "Probe",
     "Profile",
     "Source",
     "Store",
     "Stored",
+    "TooLargeError",
     "fetch_uri",
-    "implied_profile",
     "open_store",
 ]
 
+DEFAULT_STORE = "file://./moola-store"
+
 
 def open_store(url: str) -> Store:
-    """The store at `s3://bucket/prefix` or `file:///dir` (`file://./dir` is relative). Asks it for its profile.
+    """The store at `s3://bucket/prefix` or `file:///dir` (`file://./dir` is relative), opened.
 
-    S3 settings come from boto3's environment (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises DataError for a bad
-    URL or a missing bucket, AuthError for refused credentials, TryAgainError for a store that does not answer.
+    S3 settings come from boto3's environment (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...), what
+    the provider can do from the store's own profile; one without is probed before the first write.
+    Raises DataError for a bad URL or a missing bucket, AuthError for refused credentials,
+    TryAgainError for a store that does not answer.
     """
-    parts = urlsplit(url)
-    if parts.query or parts.fragment:
-        raise DataError(f"a store URL has no ? and no #, got {url!r}")
-    if parts.scheme == "file" and (parts.netloc in ("", "localhost", ".") and parts.path not in ("", "/")):
-        return FileStore(_file_path(url))
+    parts = _split(url)
+    is_local = parts.netloc in ("", "localhost", ".")
+    if parts.scheme == "file" and is_local and parts.path not in ("", "/"):
+        return FileStore(file_path(url))
+
     if parts.scheme == "s3" and parts.netloc:
-        from moola.store.s3 import S3Store  # boto3 takes half a second: file:// need not pay for it
+        from moola.store.s3 import S3Store  # boto3 takes half a second, which file:// does not pay
 
         return S3Store.open(parts.netloc, parts.path.strip("/"))
-    raise DataError(f"a store URL must be s3://bucket/prefix or file:///dir, got {url!r}")
+
+    raise DataError(f"a store URL must be s3://bucket/prefix or file:///dir, got {quoted(url)}")
 
 
-def fetch_uri(uri: str, folder: Path) -> Path:
-    """A local file with the bytes of `uri`: a path or file:// is itself, s3://bucket/key is fetched into `folder`.
-
-    Raises DataError if it is missing.
-    """
-    if not uri.startswith("s3://"):
-        path = _file_path(uri) if uri.startswith("file://") else Path(uri)
-        if not path.is_file():
-            raise DataError(f"there must be a file at {uri}")
-        return path
-    parent, _, name = uri.rpartition("/")
-    store = open_store(parent)
-    head = store.head(name) if name else None
-    if head is None:
-        raise DataError(f"there must be an object at {uri}")
-    dest = folder / name
+def _split(url: str) -> SplitResult:
     try:
-        store.copy_to(name, dest, head.size)
-    except ArtifactError as error:
-        raise DataError(f"{uri} could not be read: {error}") from error
-    return dest
+        parts = urlsplit(url)
+    except ValueError as error:  # s3://[x
+        raise DataError(
+            f"a store URL must be s3://bucket/prefix or file:///dir, got {quoted(url)}: {error}"
+        ) from error
 
-
-def _file_path(url: str) -> Path:
-    parts = urlsplit(url)
-    return Path(parts.netloc.removeprefix("localhost") + unquote(parts.path))
+    if "@" in parts.netloc:
+        raise DataError("a store URL has no user and password: keys are AWS_* in the environment")
+    if "\0" in url:
+        raise DataError(f"a store URL has no NUL, got {quoted(url)}")
+    if parts.query or parts.fragment:
+        raise DataError(f"a store URL has no ? and no #, got {quoted(url)}")
+    return parts

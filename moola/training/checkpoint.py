@@ -1,8 +1,8 @@
-"""A checkpoint as named bytes: weights in safetensors, everything else a run needs to go on exactly where it was."""
+"""A checkpoint as named bytes: weights in safetensors, and all else a run needs to resume."""
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -11,50 +11,78 @@ from torch import Tensor, nn
 
 from moola.errors import ArtifactError
 
-WEIGHTS, BEST, STATE = "model.safetensors", "best.safetensors", "state.pt"
+WEIGHTS = "model.safetensors"  # of a checkpoint, and of a finished run
+BEST = "best.safetensors"
+STATE = "state.pt"
+
 Files = Mapping[str, bytes]
+Weights = Mapping[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """`best` are the weights of the best epoch so far; None before there is one."""
+
+    weights: dict[str, Tensor]
+    best: dict[str, Tensor] | None
+    state: dict[str, Any]
 
 
 def pack(
-    weights: Mapping[str, Tensor], best: Mapping[str, Tensor] | None, state: Mapping[str, Any]
+    weights: Weights,
+    best: Weights | None,
+    state: Mapping[str, Any],
 ) -> dict[str, bytes]:
-    """name -> bytes. `state` may hold tensors, numbers, text, lists and mappings: no class of ours, so that reading
-    it runs no code."""
+    """name -> bytes.
+
+    `state` may hold tensors, numbers, text, lists and mappings: no class of ours, so that reading
+    it runs no code.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     files = {WEIGHTS: weights_bytes(weights), STATE: buffer.getvalue()}
-    return files | ({BEST: weights_bytes(best)} if best is not None else {})
+    if best is not None:
+        files[BEST] = weights_bytes(best)
+    return files
 
 
-def unpack(files: Files) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
+def unpack(files: Files) -> Checkpoint:
     """The inverse of `pack`. Raises ArtifactError if a file is missing or cannot be read."""
     missing = [name for name in (WEIGHTS, STATE) if name not in files]
     if missing:
-        raise ArtifactError(f"a checkpoint must have {WEIGHTS} and {STATE}; {', '.join(missing)} is missing")
+        raise ArtifactError(
+            f"a checkpoint must have {WEIGHTS} and {STATE}; {', '.join(missing)} is missing"
+        )
+
     try:
-        state = torch.load(io.BytesIO(files[STATE]), weights_only=True, map_location="cpu")
+        state = torch.load(
+            io.BytesIO(files[STATE]),
+            weights_only=True,
+            map_location="cpu",
+        )
     except Exception as error:  # torch raises whatever its unpickler met
         raise ArtifactError(f"the checkpoint's {STATE} cannot be read: {error}") from error
+
     best = read_weights(files[BEST]) if BEST in files else None
-    return read_weights(files[WEIGHTS]), best, dict(state)
+    return Checkpoint(read_weights(files[WEIGHTS]), best, dict(state))
 
 
-def weights_bytes(weights: Mapping[str, Tensor] | nn.Module) -> bytes:
+def weights_bytes(weights: Weights | nn.Module) -> bytes:
     """The safetensors bytes of a model or of a mapping of tensors."""
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    return bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return bytes(save(on_cpu))
 
 
 def read_weights(data: bytes) -> dict[str, Tensor]:
-    """name -> tensor, on the CPU. Raises ArtifactError if these are not the bytes of a safetensors file."""
+    """name -> tensor, on the CPU. Raises ArtifactError unless it is a whole safetensors file."""
     try:
         return dict(load(data))
     except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"weights must be a whole safetensors file: {error}") from error
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put `weights` into `model`. Raises ArtifactError unless names and shapes are exactly the model's."""
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Put `weights` into `model`. Raises ArtifactError unless names and shapes are the model's."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,4 +1,6 @@
-"""RunPod's API on loopback, as it was observed to behave: a pod is a real process, and every failure has a switch.
+"""RunPod's API on loopback, as it was observed to behave.
+
+A pod is a real process, and every failure has a switch.
 
 with FakeRunpod(command=lambda pod: ["sleep", "60"]) as fake:
     fake.fail("no_capacity", machine="NVIDIA GeForce RTX 4090")

@@ -1,4 +1,7 @@
-"""`python -m tests.fake_runpod`: the fake for people. Runs until Ctrl-C or SIGTERM; its pods end with it."""
+"""`python -m tests.fake_runpod`: the fake for people.
+
+It runs until Ctrl-C or SIGTERM; its pods end with it.
+"""
 
 import argparse
 import shlex
@@ -7,7 +10,7 @@ import sys
 import threading
 
 from tests.fake_runpod import FakeRunpod, Pod
-from tests.fake_runpod.fake import run_the_runner
+from tests.fake_runpod.fake import run_entry_point
 
 
 def main() -> None:
@@ -16,8 +19,12 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=1.0, help="of its clock")
     parser.add_argument("--provision", type=float, default=2.0, help="seconds in PROVISIONING")
     parser.add_argument("--pull", type=float, default=3.0, help="seconds in STARTING")
-    parser.add_argument("--secret", action="append", default=[], metavar="NAME=VALUE", help="of the account")
-    parser.add_argument("--command", help="what a pod runs; default: jobs/runner.py with the pod's arguments")
+    parser.add_argument(
+        "--secret", action="append", default=[], metavar="NAME=VALUE", help="of the account"
+    )
+    parser.add_argument(
+        "--command", help="what a pod runs; default: moola.jobs.entry with the pod's arguments"
+    )
     parser.add_argument(
         "--fail",
         action="append",
@@ -29,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def command(pod: Pod) -> list[str]:
-        return shlex.split(given.command) if given.command else run_the_runner(pod)
+        return shlex.split(given.command) if given.command else run_entry_point(pod)
 
     known = dict(pair.split("=", 1) for pair in given.secret)
     times = {"speed": given.speed, "provision_s": given.provision, "pull_s": given.pull}

@@ -52,8 +52,16 @@ REST: list[tuple[str, str, str, Handler, str | None]] = [
 
 def build(fake: "FakeRunpod") -> Starlette:
     routes = [Route("/graphql", partial(graphql_call, fake), methods=["POST"])]
-    routes += [Route("/v2/{rest:path}", partial(rest_call, fake), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
-    routes += [Route("/v1/{rest:path}", partial(retired, fake), methods=["GET", "POST", "PATCH", "DELETE"])]
+    routes += [
+        Route(
+            "/v2/{rest:path}",
+            partial(rest_call, fake),
+            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        )
+    ]
+    routes += [
+        Route("/v1/{rest:path}", partial(retired, fake), methods=["GET", "POST", "PATCH", "DELETE"])
+    ]
     return Starlette(routes=routes)
 
 
@@ -74,7 +82,9 @@ async def rest_call(fake: "FakeRunpod", request: Request) -> Any:
             call.operation, handler, schema = route(call)
             check_scope(call)
             call.machine = rest.wanted_machine(call)
-            answer = await with_faults(fake, request, call, partial(handler, fake, call), rest_fault)
+            answer = await with_faults(
+                fake, request, call, partial(handler, fake, call), rest_fault
+            )
         except RefusedError as refused:
             answer = problem(refused.status, refused.detail, refused.errors)
         answer.headers.update(headers)
@@ -93,9 +103,13 @@ async def graphql_call(fake: "FakeRunpod", request: Request) -> Any:
             field = graphql.parse_call(call)
             call.operation, call.machine = graphql.operation(field)
             run = partial(graphql.answer, fake, call, field)
-            answer = await with_faults(fake, request, call, run, partial(graphql.fault_answer, field))
+            answer = await with_faults(
+                fake, request, call, run, partial(graphql.fault_answer, field)
+            )
         except graphql.BadQueryError as bad:
-            answer = answer_json(400, {"errors": [{"message": str(bad), "extensions": {"code": bad.code}}]})
+            answer = answer_json(
+                400, {"errors": [{"message": str(bad), "extensions": {"code": bad.code}}]}
+            )
     keep(fake, call, answer, None)
     return answer
 
@@ -108,7 +122,11 @@ async def retired(fake: "FakeRunpod", request: Request) -> Answer:
 
 
 async def with_faults(
-    fake: "FakeRunpod", request: Request, call: Call, run: Callable[[], Any], refuse: Callable[[Fault], Answer]
+    fake: "FakeRunpod",
+    request: Request,
+    call: Call,
+    run: Callable[[], Any],
+    refuse: Callable[[Fault], Answer],
 ) -> Any:
     """The call, with what the switches do to it."""
     fault = fake.faults.of_answer(call.operation, call.machine)
@@ -139,7 +157,7 @@ def rest_fault(fault: Fault) -> Answer:
 
 
 def route(call: Call) -> tuple[str, Handler, str | None]:
-    """The operation of a path, its handler and the schema of its answer; 404 and 405 like the API."""
+    """(operation, handler, schema of the answer) of a path; 404 and 405 as the API gives them."""
     allowed = False
     for operation, method, path, handler, schema in REST:
         if re.fullmatch(path.replace("{id}", "[^/]+"), call.path):
@@ -153,7 +171,9 @@ def route(call: Call) -> tuple[str, Handler, str | None]:
 
 def check_scope(call: Call) -> None:
     """A pod's key opens nothing here, the restricted one only pods."""
-    if call.key.startswith("pod ") or (call.key == "pods" and call.operation in ("catalog", "billing")):
+    if call.key.startswith("pod ") or (
+        call.key == "pods" and call.operation in ("catalog", "billing")
+    ):
         raise RefusedError(403, "access denied")
 
 
@@ -169,4 +189,6 @@ def keep(fake: "FakeRunpod", call: Call, answer: Any, schema: str | None) -> Non
     component = "ErrorResponse" if answer.status >= 400 else schema
     if component:
         found = violations(component, json.loads(answer.body))
-        fake.violations += [f"{call.method} {call.path} -> {answer.status}: {line}" for line in found]
+        fake.violations += [
+            f"{call.method} {call.path} -> {answer.status}: {line}" for line in found
+        ]

@@ -16,7 +16,9 @@ def pods(fake: "FakeRunpod", call: Call) -> Answer:
     query = call.query
     size = query.get("bucketSize", "day")
     if size not in BUCKETS:
-        raise RefusedError(422, "Request validation failed.", [f"bucketSize: the fake knows {', '.join(BUCKETS)}"])
+        raise RefusedError(
+            422, "Request validation failed.", [f"bucketSize: the fake knows {', '.join(BUCKETS)}"]
+        )
     if "lastN" in query and ("startTime" in query or "endTime" in query):
         raise RefusedError(400, "lastN and startTime/endTime exclude each other")
     start, end = window(query, BUCKETS[size])
@@ -28,7 +30,12 @@ def pods(fake: "FakeRunpod", call: Call) -> Answer:
         for record in pod_records(fake, pod, start, end, BUCKETS[size])
     ]
     meta = {
-        "query": {"startTime": stamp(start), "endTime": stamp(end), "bucketSize": size, "podId": asked},
+        "query": {
+            "startTime": stamp(start),
+            "endTime": stamp(end),
+            "bucketSize": size,
+            "podId": asked,
+        },
         "recordCount": len(records),
         "uniquePodCount": len({record["podId"] for record in records}),
         "totals": {name: sum(r[name] for r in records) for name in amounts("gpu", 0.0, 0.0)},
@@ -44,7 +51,11 @@ def window(query: dict[str, str], bucket: timedelta) -> tuple[datetime, datetime
         return end - int(query["lastN"]) * bucket, end
     try:
         end = datetime.fromisoformat(query["endTime"]) if "endTime" in query else now
-        start = datetime.fromisoformat(query["startTime"]) if "startTime" in query else now - timedelta(days=30)
+        start = (
+            datetime.fromisoformat(query["startTime"])
+            if "startTime" in query
+            else now - timedelta(days=30)
+        )
     except ValueError as error:
         raise RefusedError(422, "Request validation failed.", [f"$: {error}"]) from error
     return floor(start, bucket), floor(end - timedelta(microseconds=1), bucket) + bucket

@@ -1,24 +1,38 @@
 """REST v2: what there is to rent now, and for how much. Not a reservation."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from tests.fake_runpod.gate import Answer, Call, answer_json
-from tests.fake_runpod.machines import CLOUDS, DATA_CENTERS, Machine
+from tests.fake_runpod.machines import CLOUDS, DATA_CENTERS, Machine, at_least
 from tests.fake_runpod.pods import RefusedError
 
 if TYPE_CHECKING:
     from tests.fake_runpod.fake import FakeRunpod
 
-FILTERS = ("product", "count", "cloud", "vcpuCount", "countryCodes", "cudaVersions", "minCudaVersion")
+FILTERS = (
+    "product",
+    "count",
+    "cloud",
+    "vcpuCount",
+    "countryCodes",
+    "cudaVersions",
+    "minCudaVersion",
+)
 
 
 def gpus(fake: "FakeRunpod", call: Call) -> Answer:
     stocked = with_availability(call)
     cloud, count = call.query.get("cloud", "SECURE"), number(call, "count", 1)
+    cuda_min = call.query.get("minCudaVersion")
+    if cuda_min is not None and not re.fullmatch(r"\d+(\.\d+)?", cuda_min):
+        raise RefusedError(422, "Request validation failed.", ["minCudaVersion: invalid"])
     if cloud not in CLOUDS:
-        raise RefusedError(422, "Request validation failed.", [f"cloud: value must be one of {', '.join(CLOUDS)}"])
+        raise RefusedError(
+            422, "Request validation failed.", [f"cloud: value must be one of {', '.join(CLOUDS)}"]
+        )
     shown = [
-        gpu(machine) | (availability(fake, machine, cloud, count) if stocked else {})
+        gpu(machine) | (availability(fake, machine, cloud, count, cuda_min) if stocked else {})
         for machine in fake.stock.machines.values()
         if machine.kind == "gpu"
     ]
@@ -72,7 +86,9 @@ def gpu(machine: Machine) -> dict[str, Any]:
         "secure": "SECURE" in machine.price,
         "community": "COMMUNITY" in machine.price,
         "price": prices,
-        "maxCount": {cloud.lower(): machine.max_count if cloud in machine.price else 0 for cloud in CLOUDS},
+        "maxCount": {
+            cloud.lower(): machine.max_count if cloud in machine.price else 0 for cloud in CLOUDS
+        },
     }
 
 
@@ -88,20 +104,32 @@ def cpu(machine: Machine) -> dict[str, Any]:
     }
 
 
-def availability(fake: "FakeRunpod", machine: Machine, cloud: str, count: int) -> dict[str, Any]:
+def availability(
+    fake: "FakeRunpod", machine: Machine, cloud: str, count: int, cuda_min: str | None = None
+) -> dict[str, Any]:
     """Stock now; the list of data centres is left out where there is none."""
-    there = fake.stock.by_data_center(machine, cloud, count)
-    entry: dict[str, Any] = {"availability": fake.stock.best(machine, cloud, count)}
+    there = fake.stock.by_data_center(machine, cloud, count, cuda_min)
+    entry: dict[str, Any] = {"availability": fake.stock.best(machine, cloud, count, cuda_min)}
     if there:
-        named = [{"id": dc, "name": DATA_CENTERS[dc][0], "availability": level} for dc, level in there.items()]
+        named = [
+            {"id": dc, "name": DATA_CENTERS[dc][0], "availability": level}
+            for dc, level in there.items()
+        ]
         entry["dataCenters"] = named
     if machine.cuda:
-        entry["cudaVersions"] = [{"version": version, "available": bool(there)} for version in machine.cuda]
+        entry["cudaVersions"] = [
+            {"version": version, "available": bool(there)}
+            for version in machine.cuda
+            if cuda_min is None or at_least(version, cuda_min)
+        ]
     return entry
 
 
 def with_availability(call: Call) -> bool:
-    """Is stock asked for? RefusedError 400 if `product` is missing with it, or a filter is there without it."""
+    """Is stock asked for?
+
+    Raises RefusedError 400 if `product` is missing with it, or a filter is there without it.
+    """
     asked = "AVAILABILITY" in listed(call, "include")
     if asked and "product" not in call.query:
         raise RefusedError(400, "product is required with include=AVAILABILITY")
@@ -118,5 +146,7 @@ def listed(call: Call, name: str) -> list[str]:
 def number(call: Call, name: str, default: int) -> int:
     text = call.query.get(name, str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise RefusedError(422, "Request validation failed.", [f"{name}: must be a positive integer"])
+        raise RefusedError(
+            422, "Request validation failed.", [f"{name}: must be a positive integer"]
+        )
     return int(text)

@@ -1,11 +1,17 @@
-"""The clock of the fake's delays and of its meter. Tests speed it up; timestamps in answers stay on the wall clock."""
+"""The clock of the fake's delays and of its meter.
+
+Tests speed it up; timestamps in answers stay on the wall clock.
+"""
 
 import threading
 import time
 
 
 class Clock:
-    """Seconds since it was made, `speed` times as fast as the wall clock; the speed may change at any time."""
+    """Seconds since it was made, `speed` times as fast as the wall clock.
+
+    The speed may change at any time.
+    """
 
     def __init__(self, speed: float = 1.0) -> None:
         self._speed, self._mark, self._base = speed, time.monotonic(), 0.0

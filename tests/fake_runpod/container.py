@@ -1,4 +1,7 @@
-"""The processes of a pod: pulled, started, started again whenever they exit, stopped with SIGTERM and then SIGKILL."""
+"""The processes of a pod: pulled, started, started again whenever they exit, stopped.
+
+To stop them is SIGTERM, and SIGKILL a while later.
+"""
 
 import os
 import shutil
@@ -23,7 +26,7 @@ CRASH_S = 0.05  # from start to the kill in a crash loop
 
 
 class Container:
-    """Runs in a thread of its own from PROVISIONING until the pod is stopped, terminated or lost."""
+    """Runs in its own thread from PROVISIONING until the pod is stopped, terminated or lost."""
 
     def __init__(self, pod: Pod, fake: "FakeRunpod", scratch: Path) -> None:
         self._pod, self._fake, self._scratch = pod, fake, scratch
@@ -37,7 +40,10 @@ class Container:
         self._thread.start()
 
     def stop(self) -> None:
-        """SIGTERM to the first process, as docker does; SIGKILL to all of them after the grace. Returns at once."""
+        """SIGTERM to the first process, as docker does; SIGKILL to all after the grace.
+
+        Returns at once.
+        """
         self._over.set()
         self.restart()
 
@@ -93,8 +99,9 @@ class Container:
             return False
         fake.set_status(pod, "STARTING")
         pod.log.add("system", f"create container {image}")
-        while "pull_hangs" in pod.faults:
-            pod.log.add("system", f"still fetching image {image}")
+        while not pod.faults.keys().isdisjoint(("pull_hangs", "pull_fails")):
+            text = pod.faults.get("pull_fails") or f"still fetching image {image}"
+            pod.log.add("system", text)
             if fake.clock.wait(self._over, fake.still_fetching_s):
                 return False
         if fake.clock.wait(self._over, fake.pull_s):
@@ -103,12 +110,16 @@ class Container:
         return True
 
     def _boot(self) -> None:
-        """One life of the container, until its first process ends; then the others are killed with it."""
+        """One life of the container: when its first process ends, the others are killed."""
         pod, fake = self._pod, self._fake
         process = self._spawn()
         if process is None:
             return
-        pod.boots, pod.booted_at, pod.started = pod.boots + 1, fake.clock.now(), pod.started or datetime.now(UTC)
+        pod.boots, pod.booted_at, pod.started = (
+            pod.boots + 1,
+            fake.clock.now(),
+            pod.started or datetime.now(UTC),
+        )
         fake.set_status(pod, "RUNNING")
         reader = threading.Thread(target=self._read, args=(process,), daemon=True)
         reader.start()
@@ -123,7 +134,7 @@ class Container:
         reader.join()
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
-        """Start the first process; None if the pod was ended meanwhile or there is no such program."""
+        """Start the first process; None if the pod was ended meanwhile, or there is no program."""
         environment = container_environment(self._pod, self._fake, self._scratch)
         command = self._fake.command(self._pod)
         with self._lock:
@@ -167,7 +178,7 @@ class Container:
 
 
 def new_scratch(root: Path, pod: Pod) -> Path:
-    """The container disk: kept when the container is restarted in place, wiped when the pod is stopped."""
+    """The container disk: kept over a restart in place, wiped when the pod is stopped."""
     scratch = Path(tempfile.mkdtemp(prefix=f"{pod.id}-", dir=root))
     for name in ("home", "work", "tmp"):
         (scratch / name).mkdir()
@@ -175,7 +186,7 @@ def new_scratch(root: Path, pod: Pod) -> Path:
 
 
 def container_environment(pod: Pod, fake: "FakeRunpod", scratch: Path) -> dict[str, str]:
-    """What the first process sees: the request's variables, RunPod's own, and nothing of the test's."""
+    """What the first process gets: the request's variables, RunPod's, and none of the test's."""
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(scratch / "home"),
@@ -188,7 +199,7 @@ def container_environment(pod: Pod, fake: "FakeRunpod", scratch: Path) -> dict[s
 
 
 def injected(pod: Pod) -> dict[str, str]:
-    """RunPod's own variables. `docker run -e NAME` takes a variable over from the environment the fake gives."""
+    """RunPod's own variables. `docker run -e NAME` takes one over from this environment."""
     gpus = pod.wanted.count if pod.wanted.kind == "gpu" else 0
     cpus = pod.wanted.count if pod.wanted.kind == "cpu" else os.cpu_count()
     return {

@@ -19,26 +19,26 @@ from tests.fake_runpod.container import Container, new_scratch
 from tests.fake_runpod.faults import Fault, Faults, Kind
 from tests.fake_runpod.gate import Call, Quota
 from tests.fake_runpod.logs import Log
-from tests.fake_runpod.machines import DATA_CENTERS, Machine, Stock
+from tests.fake_runpod.machines import DATA_CENTERS, Machine, Stock, at_least
 from tests.fake_runpod.pods import ACTIONS, NO_CAPACITY, Pod, RefusedError, Wanted, new_id, new_key
-from tests.fake_runpod.schema import CHECKOUT
 
 SMALLEST_DISK_GB = 20  # smaller ones were seen to match no machine
 
 
-def run_the_runner(pod: Pod) -> list[str]:
-    """The default command: the runner of this checkout, as the images start it."""
-    return [sys.executable, str(CHECKOUT / "jobs" / "runner.py"), *pod.cmd]
+def run_entry_point(pod: Pod) -> list[str]:
+    """The default command: the entry point of the images."""
+    return [sys.executable, "-m", "moola.jobs.entry", *pod.cmd]
 
 
 class FakeRunpod:
     """A context manager; attributes are the switches, and what tests assert on.
 
     command(pod)         argv of a pod's first process. Its environment is `container_environment`'s
-    cleanup(pod)         called whenever that process has ended: removes what it left elsewhere (docker)
+    cleanup(pod)         called when that process has ended: removes what it left elsewhere
     on_create(pod)       called when a pod was made and before the create is answered
     on_line(pod, text)   called for every line a container prints
-    provision_s, pull_s, restart_s, still_fetching_s, billing_lag_s   seconds of `clock`; timestamps are wall-clock
+    provision_s, pull_s, restart_s, still_fetching_s, billing_lag_s
+                         seconds of `clock`; timestamps are wall-clock
     per_minute           quota of one key for REST v2
     secrets              values of the account's secrets by name
     pod_key_terminates   may a pod end itself with its own key, over GraphQL? Both were seen
@@ -53,7 +53,7 @@ class FakeRunpod:
 
     def __init__(
         self,
-        command: Callable[[Pod], list[str]] = run_the_runner,
+        command: Callable[[Pod], list[str]] = run_entry_point,
         *,
         cleanup: Callable[[Pod], None] = lambda _: None,
         port: int = 0,
@@ -69,7 +69,11 @@ class FakeRunpod:
     ) -> None:
         self.command, self.cleanup, self.clock = command, cleanup, Clock(speed)
         self.provision_s, self.pull_s, self.restart_s = provision_s, pull_s, restart_s
-        self.still_fetching_s, self.billing_lag_s, self.log_history = still_fetching_s, billing_lag_s, log_history
+        self.still_fetching_s, self.billing_lag_s, self.log_history = (
+            still_fetching_s,
+            billing_lag_s,
+            log_history,
+        )
         self.secrets = dict(secrets or {})
         self.on_create: Callable[[Pod], None] = lambda _: None
         self.on_line: Callable[[Pod, str], None] = lambda *_: None
@@ -92,11 +96,26 @@ class FakeRunpod:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(self._scratch)]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-        config = uvicorn.Config(build(self), log_config=None, log_level="critical", lifespan="off", ws="none")
+        guard = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(__file__).with_name("guard.py")),
+            str(self._scratch),
+        ]
+        self._guard = subprocess.Popen(
+            guard,
+            stdin=subprocess.PIPE,
+            env={},  # without the mark of the tests' watchdog, which would kill it at its work
+            start_new_session=True,
+        )
+        config = uvicorn.Config(
+            build(self), log_config=None, log_level="critical", lifespan="off", ws="none"
+        )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), daemon=True
+        )
         self._thread.start()
         while not self._server.started:
             time.sleep(0.005)
@@ -110,7 +129,9 @@ class FakeRunpod:
                 pod.container.kill()
         self._thread.join(10)
         self._socket.close()
-        slow = [pod.id for pod in self.pods.values() if pod.container and not pod.container.join(10)]
+        slow = [
+            pod.id for pod in self.pods.values() if pod.container and not pod.container.join(10)
+        ]
         with contextlib.suppress(OSError):
             self._guard.communicate(timeout=10)
         if kind is None:
@@ -166,10 +187,12 @@ class FakeRunpod:
         return sum(pod.billed(0.0, self.clock.now()))
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 20.0) -> Any:
-        """Poll until the condition holds and return its value; AssertionError after `timeout` seconds."""
+        """Poll until the condition holds; -> its value. AssertionError after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not (value := condition()):
-            assert time.monotonic() < end, f"did not happen within {timeout} s; pods: {list(self.pods.values())}"
+            assert time.monotonic() < end, (
+                f"did not happen within {timeout} s; pods: {list(self.pods.values())}"
+            )
             time.sleep(0.01)
         return value
 
@@ -182,9 +205,11 @@ class FakeRunpod:
             count = wanted.count or 1
             memory = machine.memory * count if machine.kind == "cpu" else machine.memory
             price = machine.price[cloud] * count
-            pod = Pod(new_id(), wanted, cloud, data_center, cuda, memory, price, Log(self.log_history))
+            pod = Pod(
+                new_id(), wanted, cloud, data_center, cuda, memory, price, Log(self.log_history)
+            )
             fault = self.faults.of_pod(machine.id)
-            pod.faults = {str(fault.kind)} if fault else set()
+            pod.faults = {str(fault.kind): fault.text} if fault else {}
             self.pods[pod.id] = pod
             self._begin(pod)
         self.on_create(pod)
@@ -247,7 +272,12 @@ class FakeRunpod:
 
     def _place(self, wanted: Wanted) -> tuple[Machine, str, str, str | None]:
         machine = self.stock.machines.get(wanted.machine)
-        if machine is None or machine.kind != wanted.kind or wanted.count is None or wanted.disk < SMALLEST_DISK_GB:
+        if (
+            machine is None
+            or machine.kind != wanted.kind
+            or wanted.count is None
+            or wanted.disk < SMALLEST_DISK_GB
+        ):
             raise RefusedError(400, NO_CAPACITY)
         versions = [v for v in machine.cuda if _cuda_fits(v, wanted)]
         if machine.kind == "gpu" and not versions:
@@ -259,15 +289,14 @@ class FakeRunpod:
 
     def _places(self, wanted: Wanted) -> Iterator[tuple[str, str]]:
         for cloud in wanted.clouds:
+            if cloud == "COMMUNITY" and wanted.data_centers:
+                continue  # as was seen: community hosts are in none that can be asked for
             for data_center in wanted.data_centers or DATA_CENTERS:
                 if data_center in DATA_CENTERS:
                     yield cloud, data_center
 
 
 def _cuda_fits(version: str, wanted: Wanted) -> bool:
-    def number(text: str) -> list[int]:
-        return [int(part) for part in text.split(".")]
-
     if wanted.cuda_allowed and version not in wanted.cuda_allowed:
         return False
-    return wanted.cuda_min is None or number(version) >= number(wanted.cuda_min)
+    return wanted.cuda_min is None or at_least(version, wanted.cuda_min)

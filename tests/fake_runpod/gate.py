@@ -1,4 +1,7 @@
-"""What stands before both APIs: the edge, keys and their scopes, quotas, the failure switches; and the record of it."""
+"""What stands before both APIs: the edge, keys and their scopes, quotas, the failure switches.
+
+Every call is recorded here.
+"""
 
 import asyncio
 import json
@@ -45,7 +48,10 @@ DETAILS = {
 
 @dataclass
 class Call:
-    """A request and its answer. `key` is the scope's name: account, pods, "pod <id>", none or unknown."""
+    """A request and its answer.
+
+    `key` is the name of its scope: account, pods, "pod <id>", none or unknown.
+    """
 
     method: str
     path: str
@@ -72,7 +78,10 @@ class Answer:
     cut: bool = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002
-        headers = {"content-length": str(len(self.body)), **{k.lower(): v for k, v in self.headers.items()}}
+        headers = {
+            "content-length": str(len(self.body)),
+            **{k.lower(): v for k, v in self.headers.items()},
+        }
         if self.status == 204:
             del headers["content-length"]
         pairs = [(k.encode(), v.encode()) for k, v in headers.items()]
@@ -87,7 +96,12 @@ def answer_json(status: int, body: Any, kind: str = "application/json", **header
 
 def problem(status: int, detail: str, errors: list[str] | None = None, **headers: str) -> Answer:
     """An error of REST v2."""
-    body = {"title": TITLES[status], "status": status, "detail": detail, **({"errors": errors} if errors else {})}
+    body = {
+        "title": TITLES[status],
+        "status": status,
+        "detail": detail,
+        **({"errors": errors} if errors else {}),
+    }
     return answer_json(status, body, "application/problem+json", **headers)
 
 
@@ -101,7 +115,11 @@ class Quota:
     """Fixed windows of a minute, an hour and a day for each key."""
 
     def __init__(self, clock: Clock, per_minute: int) -> None:
-        self.windows = {"minute": (per_minute, 60), "hour": (50 * per_minute, 3600), "day": (833 * per_minute, 86400)}
+        self.windows = {
+            "minute": (per_minute, 60),
+            "hour": (50 * per_minute, 3600),
+            "day": (833 * per_minute, 86400),
+        }
         self._clock = clock
         self._used: dict[tuple[str, str, int], int] = {}
         self._lock = threading.Lock()
@@ -118,7 +136,9 @@ class Quota:
                 state.append(f'"{name}";r={max(quota - used, 0)};t={left}')
                 if used > quota:
                     wait = max(left, wait or 0)
-        policy = ", ".join(f'"{name}";q={quota};w={length}' for name, (quota, length) in self.windows.items())
+        policy = ", ".join(
+            f'"{name}";q={quota};w={length}' for name, (quota, length) in self.windows.items()
+        )
         return {"RateLimit": ", ".join(state), "RateLimit-Policy": policy}, wait
 
 
@@ -152,7 +172,9 @@ def at_the_edge(fake: "FakeRunpod", call: Call) -> Answer | None:
 def check_key(call: Call) -> None:
     """RefusedError 401 without one that is known."""
     if call.key in ("none", "unknown"):
-        raise RefusedError(401, "missing bearer token" if call.key == "none" else "invalid bearer token")
+        raise RefusedError(
+            401, "missing bearer token" if call.key == "none" else "invalid bearer token"
+        )
 
 
 def request_id() -> dict[str, str]:

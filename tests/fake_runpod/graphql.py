@@ -1,4 +1,7 @@
-"""The GraphQL API, as far as the `runpod` package and a pod that ends itself use it; the same account as /v2."""
+"""The GraphQL API, as far as the `runpod` package and a pod that ends itself use it.
+
+It is over the same account as /v2.
+"""
 
 import json
 import re
@@ -37,7 +40,9 @@ def parse_call(call: Call) -> Field:
         ) from error
     if field.name not in OPERATIONS:
         kind = "Mutation" if body["query"].lstrip().startswith("mutation") else "Query"
-        raise BadQueryError(f'Cannot query field "{field.name}" on type "{kind}".', "GRAPHQL_VALIDATION_FAILED")
+        raise BadQueryError(
+            f'Cannot query field "{field.name}" on type "{kind}".', "GRAPHQL_VALIDATION_FAILED"
+        )
     return field
 
 
@@ -72,7 +77,11 @@ def fault_answer(field: Field, fault: Fault) -> Answer:
         answered = answer_json(429, {"errors": [{"message": DETAILS[429]}]})
         answered.headers["Retry-After"] = str(fault.retry_after)
         return answered
-    return edge(status) if status >= 500 else refusal(field, DETAILS.get(status, "Something went wrong."))
+    return (
+        edge(status)
+        if status >= 500
+        else refusal(field, DETAILS.get(status, "Something went wrong."))
+    )
 
 
 def project(value: Any, field: Field) -> Any:
@@ -83,7 +92,9 @@ def project(value: Any, field: Field) -> Any:
         return value
     for each in field.selected:
         if each.name not in value:
-            raise BadQueryError(f'Cannot query field "{each.name}" of "{field.name}".', "GRAPHQL_VALIDATION_FAILED")
+            raise BadQueryError(
+                f'Cannot query field "{each.name}" of "{field.name}".', "GRAPHQL_VALIDATION_FAILED"
+            )
     return {each.name: project(value[each.name], each) for each in field.selected}
 
 
@@ -106,7 +117,13 @@ def no_pod_key(call: Call) -> None:
 def resolve_myself(fake: "FakeRunpod", call: Call, field: Field) -> dict[str, Any]:  # noqa: ARG001
     no_pod_key(call)
     spend = sum(pod.price_per_hour for pod in fake.alive())
-    shown = {"id": "user_1", "pubKey": "", "networkVolumes": [], "clientBalance": 100.0, "currentSpendPerHr": spend}
+    shown = {
+        "id": "user_1",
+        "pubKey": "",
+        "networkVolumes": [],
+        "clientBalance": 100.0,
+        "currentSpendPerHr": spend,
+    }
     return shown | {"pods": [shown_pod(fake, pod) for pod in fake.listed()]}
 
 
@@ -199,7 +216,11 @@ def shown_pod(fake: "FakeRunpod", pod: Pod) -> dict[str, Any]:
     }
 
 
-def resolve_gpus(fake: "FakeRunpod", call: Call, field: Field) -> list[dict[str, Any]]:  # noqa: ARG001
+def resolve_gpus(
+    fake: "FakeRunpod",
+    call: Call,  # noqa: ARG001
+    field: Field,
+) -> list[dict[str, Any]]:
     asked = field.input.get("id")
     lowest = next((f.input for f in field.selected if f.name == "lowestPrice"), {})
     count = lowest.get("gpuCount", 1)
@@ -211,9 +232,21 @@ def resolve_gpus(fake: "FakeRunpod", call: Call, field: Field) -> list[dict[str,
 
 
 def shown_gpu(fake: "FakeRunpod", machine: Machine, count: int) -> dict[str, Any]:
-    offered = [machine.price[c] * count for c in machine.price if fake.stock.best(machine, c, count) != "NONE"]
+    offered = [
+        machine.price[c] * count
+        for c in machine.price
+        if fake.stock.best(machine, c, count) != "NONE"
+    ]
     secure, community = machine.price.get("SECURE"), machine.price.get("COMMUNITY")
-    spans = dict.fromkeys(("oneMonthPrice", "threeMonthPrice", "oneWeekPrice", "communitySpotPrice", "secureSpotPrice"))
+    spans = dict.fromkeys(
+        (
+            "oneMonthPrice",
+            "threeMonthPrice",
+            "oneWeekPrice",
+            "communitySpotPrice",
+            "secureSpotPrice",
+        )
+    )
     return spans | {
         "id": machine.id,
         "displayName": machine.name,
@@ -225,7 +258,10 @@ def shown_gpu(fake: "FakeRunpod", machine: Machine, count: int) -> dict[str, Any
         "communityCloud": community is not None,
         "securePrice": secure,
         "communityPrice": community,
-        "lowestPrice": {"minimumBidPrice": None, "uninterruptablePrice": min(offered, default=None)},
+        "lowestPrice": {
+            "minimumBidPrice": None,
+            "uninterruptablePrice": min(offered, default=None),
+        },
     }
 
 

@@ -1,8 +1,9 @@
-"""Kills what belongs to a pod, and as a process of its own does so when the fake is gone: `kill -9` leaves nothing.
+"""Kills what belongs to a pod; as a process of its own, when the fake is gone.
 
-A container's processes die with its first one, whatever sessions they made. They are found by process group, by the
-pod's id in the environment they were started with, and by a current folder in the pod's scratch (its name starts with
-the id). The folder of all scratches is its argument, and removed; on stdin comes one pod id a line.
+So `kill -9` of the fake leaves nothing. A container's processes die with its first one, whatever
+sessions they made. They are found by process group, by the pod's id in the environment they were
+started with, and by a current folder in the pod's scratch (its name starts with the id). The folder
+of all scratches is the argument, and removed; on stdin comes one pod id a line.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ MARK = "RUNPOD_POD_ID"
 
 
 def members(pod_id: str) -> list[int]:
-    """Processes that were started with the pod's environment or stand in its folder. Empty where there is no /proc."""
+    """Processes started with the pod's environment, or whose folder is its; [] without /proc."""
     mark, found = f"{MARK}={pod_id}".encode(), []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended, or of somebody else
@@ -46,7 +47,9 @@ def kill_all(pod_id: str) -> None:
 
 
 def main() -> None:
-    for pod_id in set(sys.stdin.read().split()):  # until the fake has closed its end, in whatever way
+    for pod_id in set(
+        sys.stdin.read().split()
+    ):  # until the fake has closed its end, in whatever way
         kill_all(pod_id)
     shutil.rmtree(sys.argv[1], ignore_errors=True)
 

@@ -1,8 +1,9 @@
 """A pod's log, and the stream of it: Server-Sent Events as they are really sent.
 
-Headers are withheld until there is a line; frames end with LF; a frame's id is its timestamp (nanoseconds for the
-container, whole seconds for the system where that still increases), `Last-Event-ID` is exclusive, `since` inclusive;
-the stream never closes by itself, not even with its pod: it only falls silent.
+Headers are withheld until there is a line; frames end with LF; a frame's id is its timestamp
+(nanoseconds for the container, whole seconds for the system where that still increases),
+`Last-Event-ID` is exclusive, `since` inclusive; the stream never closes by itself, not even with
+its pod: it only falls silent.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ class Log:
             return [line for line in self._lines if source in (None, line.source)]
 
     def after(self, ns: int, source: str | None) -> list[Line]:
-        """Lines behind a stamp; the newest are looked at first, since a follower is near the end."""
+        """Lines behind a stamp; the newest are read first, since a follower is near the end."""
         with self._lock:
             found = []
             for line in reversed(self._lines):
@@ -73,7 +74,9 @@ class Log:
     def texts(self, source: str = "container") -> list[str]:
         return [line.text for line in self.lines(source)]
 
-    def cursor(self, source: str | None, tail: int, since: int | None, last_event: int | None) -> int:
+    def cursor(
+        self, source: str | None, tail: int, since: int | None, last_event: int | None
+    ) -> int:
         """The stamp behind which a stream starts."""
         if last_event is not None:
             return last_event
@@ -86,7 +89,9 @@ class Log:
 
 def rfc3339(ns: int) -> str:
     seconds, rest = divmod(ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{f'.{rest:09d}' if rest else ''}Z"
+    return (
+        f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{f'.{rest:09d}' if rest else ''}Z"
+    )
 
 
 def parse_rfc3339(text: str) -> int:
@@ -99,12 +104,23 @@ def parse_rfc3339(text: str) -> int:
 
 
 class LogStream:
-    """The ASGI answer. `cut_after` frames it closes the connection in the middle of the next one."""
+    """The ASGI answer. After `cut_after` frames the connection closes in the middle of the next."""
 
     def __init__(
-        self, fake: "FakeRunpod", log: Log, source: str | None, cursor: int, cut_after: int | None = None
+        self,
+        fake: "FakeRunpod",
+        log: Log,
+        source: str | None,
+        cursor: int,
+        cut_after: int | None = None,
     ) -> None:
-        self._fake, self._log, self._source, self._cursor, self._cut_after = fake, log, source, cursor, cut_after
+        self._fake, self._log, self._source, self._cursor, self._cut_after = (
+            fake,
+            log,
+            source,
+            cursor,
+            cut_after,
+        )
         self.headers = {
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-cache",
@@ -136,12 +152,14 @@ class LogStream:
             if lines:
                 quiet_since = clock.now()
             elif started and clock.now() - quiet_since > KEEPALIVE_S:
-                await send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True})
+                await send(
+                    {"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}
+                )
                 quiet_since = clock.now()
             await asyncio.sleep(POLL_S)
 
     def _chunks(self, lines: list[Line], sent: int) -> Iterator[tuple[bytes, bool]]:
-        """The frames to send, at most 100 at once, and whether the connection is to be cut behind them."""
+        """(frames to send, at most 100 at once; is the connection to be cut behind them?)."""
         whole = len(lines) if self._cut_after is None else min(len(lines), self._cut_after - sent)
         for first in range(0, whole, 100):
             yield b"".join(line.frame() for line in lines[first : min(first + 100, whole)]), False

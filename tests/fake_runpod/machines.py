@@ -1,4 +1,7 @@
-"""What there is to rent: types, prices, data centres, stock. Prices are made up and of the right order."""
+"""What there is to rent: types, prices, data centres, stock.
+
+Prices are made up and of the right order.
+"""
 
 from dataclasses import dataclass, field
 
@@ -12,8 +15,12 @@ CLOUDS = ("SECURE", "COMMUNITY")
 
 @dataclass
 class Machine:
-    """A GPU type or CPU flavour. Price: USD per hour of one GPU or vCPU by cloud, absent where not offered; memory: GB
-    of the GPU, or of RAM per vCPU; cuda: versions of its hosts."""
+    """A GPU type or CPU flavour.
+
+    memory   GB of the GPU, or of RAM per vCPU
+    price    USD per hour of one GPU or vCPU by cloud, absent where it is not offered
+    cuda     versions of its hosts
+    """
 
     id: str
     name: str
@@ -29,6 +36,12 @@ def _gpu(type_id: str, name: str, memory: int, **price: float) -> Machine:
     return Machine(type_id, name, "gpu", memory, price, cuda=("12.8", "13.0"))
 
 
+def at_least(version: str, lowest: str) -> bool:
+    """Is a CUDA version that or a newer one, by its numbers? `lowest` may be a bare major."""
+    numbers = [[int(part) for part in text.split(".")] for text in (version, lowest)]
+    return numbers[0] >= numbers[1]
+
+
 def default_machines() -> dict[str, Machine]:
     """A fresh table."""
     gpus = [
@@ -40,7 +53,14 @@ def default_machines() -> dict[str, Machine]:
         _gpu("NVIDIA H100 PCIe", "H100 PCIe", 80, SECURE=2.39, COMMUNITY=1.99),
     ]
     cpus = [
-        Machine(f"cpu{gen}{letter}", f"{name} (gen {gen})", "cpu", ram, {"SECURE": price * factor}, max_count=32)
+        Machine(
+            f"cpu{gen}{letter}",
+            f"{name} (gen {gen})",
+            "cpu",
+            ram,
+            {"SECURE": price * factor},
+            max_count=32,
+        )
         for gen, factor in ((3, 1.0), (5, 1.2))
         for letter, name, ram, price in (
             ("c", "Compute-Optimized", 2, 0.03),
@@ -58,7 +78,9 @@ class Stock:
     machines: dict[str, Machine] = field(default_factory=default_machines)
     levels: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-    def set(self, machine: str, level: str, data_center: str | None = None, cloud: str | None = None) -> None:
+    def set(
+        self, machine: str, level: str, data_center: str | None = None, cloud: str | None = None
+    ) -> None:
         """Change one cell, or all that match."""
         for dc in [data_center] if data_center else DATA_CENTERS:
             for each in [cloud] if cloud else CLOUDS:
@@ -70,11 +92,17 @@ class Stock:
             return "NONE"
         return self.levels.get((machine.id, data_center, cloud), "HIGH")
 
-    def by_data_center(self, machine: Machine, cloud: str, count: int = 1) -> dict[str, str]:
-        """Data centres that have it now, with their level."""
+    def by_data_center(
+        self, machine: Machine, cloud: str, count: int = 1, cuda_min: str | None = None
+    ) -> dict[str, str]:
+        """Data centres that have it now, on hosts with that CUDA, with their level."""
+        if cuda_min is not None and not any(at_least(one, cuda_min) for one in machine.cuda):
+            return {}
         levels = {dc: self.level(machine, dc, cloud, count) for dc in DATA_CENTERS}
         return {dc: level for dc, level in levels.items() if level != "NONE"}
 
-    def best(self, machine: Machine, cloud: str, count: int = 1) -> str:
-        levels = self.by_data_center(machine, cloud, count).values()
+    def best(
+        self, machine: Machine, cloud: str, count: int = 1, cuda_min: str | None = None
+    ) -> str:
+        levels = self.by_data_center(machine, cloud, count, cuda_min).values()
         return max(levels, key=("NONE", "LOW", "MEDIUM", "HIGH").index, default="NONE")

@@ -22,7 +22,8 @@ ACTIONS = {
     "ERROR": ["start", "terminate"],
 }
 NO_CAPACITY = (
-    "There are no longer any instances available with the requested specifications. Please refresh and try again."
+    "There are no longer any instances available with the requested specifications. "
+    "Please refresh and try again."
 )
 DISK_PER_GB_HOUR = 0.10 / 730  # USD; container disk costs nothing while the pod is stopped
 
@@ -68,12 +69,21 @@ class Spell:
 
     def hours(self, since: float, until: float) -> float:
         """Of it between two moments."""
-        return max(0.0, min(until, self.end if self.end is not None else until) - max(since, self.start)) / 3600
+        return (
+            max(
+                0.0,
+                min(until, self.end if self.end is not None else until) - max(since, self.start),
+            )
+            / 3600
+        )
 
 
 @dataclass
 class Pod:
-    """`status` is the observed one; `gone`: terminated or lost, in no list any more. `env` is as it was sent."""
+    """`status` is the observed one; `gone`: terminated or lost, in no list any more.
+
+    `env` is as it was sent.
+    """
 
     id: str
     wanted: Wanted
@@ -92,7 +102,7 @@ class Pod:
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     api_key: str = field(default_factory=lambda: new_key(), repr=False)
-    faults: set[str] = field(default_factory=set)
+    faults: dict[str, str] = field(default_factory=dict)  # kind -> its text
     spells: list[Spell] = field(default_factory=list)
     container: "Container | None" = field(default=None, repr=False)
 
@@ -132,7 +142,9 @@ class Pod:
     def billed(self, since: float, until: float) -> tuple[float, float]:
         """USD for (compute, disk) between two moments of the fake's clock."""
         spells = [(spell, spell.hours(since, until)) for spell in self.spells]
-        return sum(s.compute_per_hour * h for s, h in spells), sum(s.disk_per_hour * h for s, h in spells)
+        return sum(s.compute_per_hour * h for s, h in spells), sum(
+            s.disk_per_hour * h for s, h in spells
+        )
 
     def uptime(self, now: float) -> int:
         return 0 if self.booted_at is None else int(now - self.booted_at)
@@ -141,8 +153,16 @@ class Pod:
         """As REST v2 shows it."""
         wanted = self.wanted
         uptime = self.uptime(now) if self.status == "RUNNING" else self.last_uptime
-        size = {"id": wanted.machine, ("count" if wanted.kind == "gpu" else "vcpuCount"): wanted.count}
-        runtime: dict[str, Any] = {"uptime": uptime, "cpu": {"util": 50}, "memory": {"util": 20}, "ports": []}
+        size = {
+            "id": wanted.machine,
+            ("count" if wanted.kind == "gpu" else "vcpuCount"): wanted.count,
+        }
+        runtime: dict[str, Any] = {
+            "uptime": uptime,
+            "cpu": {"util": 50},
+            "memory": {"util": 20},
+            "ports": [],
+        }
         if wanted.kind == "gpu":
             runtime["gpus"] = [{"util": 50, "memoryUtil": 20}] * (wanted.count or 1)
         return {
@@ -190,7 +210,10 @@ def epoch(clock_s: float, clock_now: float) -> datetime:
 
 
 def split_args(args: str) -> tuple[list[str] | None, list[str]]:
-    """(entry point or None for the image's, cmd): JSON {"entrypoint", "cmd"} is used as it is, the rest is split."""
+    """(entry point or None for the image's, cmd).
+
+    JSON {"entrypoint", "cmd"} is used as it is, anything else is split as a shell would.
+    """
     if args.lstrip().startswith("{"):
         try:
             given = json.loads(args)
@@ -201,6 +224,9 @@ def split_args(args: str) -> tuple[list[str] | None, list[str]]:
 
 
 def substituted(env: dict[str, str], known: dict[str, str]) -> dict[str, str]:
-    """The environment with {{ RUNPOD_SECRET_x }} replaced, for the process alone; an unknown name stays as it is."""
+    """The environment with {{ RUNPOD_SECRET_x }} replaced, for the process alone.
+
+    An unknown name stays as it is.
+    """
     pattern = re.compile(r"\{\{\s*RUNPOD_SECRET_(\w+)\s*\}\}")
     return {k: pattern.sub(lambda m: known.get(m[1], m[0]), v) for k, v in env.items()}

@@ -1,11 +1,16 @@
-"""A reader for the part of the GraphQL language that the `runpod` package writes: one operation, one root field."""
+"""A reader for the part of GraphQL that the `runpod` package writes.
+
+That is one operation with one root field.
+"""
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 SKIP = r"(?:[\s,]|#[^\n]*)*"
-TOKEN = re.compile(SKIP + r'("(?:[^"\\\n]|\\.)*"|-?\d+\.?\d*(?:[eE][+-]?\d+)?|[_A-Za-z]\w*|[{}()\[\]:!$=])')
+TOKEN = re.compile(
+    SKIP + r'("(?:[^"\\\n]|\\.)*"|-?\d+\.?\d*(?:[eE][+-]?\d+)?|[_A-Za-z]\w*|[{}()\[\]:!$=])'
+)
 WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -46,7 +51,9 @@ class _Reader:
         while at < len(text.rstrip()):
             match = TOKEN.match(text, at)
             if not match:
-                raise BadQueryError(f"Syntax Error: Unexpected character: {text[at:].lstrip()[:1]!r}")
+                raise BadQueryError(
+                    f"Syntax Error: Unexpected character: {text[at:].lstrip()[:1]!r}"
+                )
             at = match.end()
             self._tokens.append(match[1])
 

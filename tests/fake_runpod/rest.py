@@ -95,9 +95,18 @@ def check_rules(body: dict[str, Any]) -> None:
     vcpus = body.get("cpu", {}).get("vcpuCount", 2)
     broken = [
         (("gpu" in body) == ("cpu" in body), "exactly one of gpu or cpu must be set"),
-        ("persistent" in mounts and bool(mounts.get("network")), "mounts: persistent and network exclude each other"),
-        ("persistent" in mounts and "cpu" in body, "mounts.persistent is not supported on CPU pods"),
-        (bool(mounts.get("network")) and body.get("cloud") == "COMMUNITY", "network volumes need the SECURE cloud"),
+        (
+            "persistent" in mounts and bool(mounts.get("network")),
+            "mounts: persistent and network exclude each other",
+        ),
+        (
+            "persistent" in mounts and "cpu" in body,
+            "mounts.persistent is not supported on CPU pods",
+        ),
+        (
+            bool(mounts.get("network")) and body.get("cloud") == "COMMUNITY",
+            "network volumes need the SECURE cloud",
+        ),
         (vcpus & (vcpus - 1) != 0, "cpu.vcpuCount must be a power of two"),
         (len(body.get("env", {})) > MOST_ENV, f"env: at most {MOST_ENV} variables"),
     ]

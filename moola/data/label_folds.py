@@ -1,0 +1,111 @@
+"""The folds of a forward-chaining cross-validation: labels of the past, and of what follows."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from moola import WINDOW
+from moola.data.labels import LabelSet, assign_splits, nonzero_counts, split_in_order
+from moola.data.splits import SPLITS, Split
+from moola.errors import DataError
+from moola.specs import CrossValidation, RareClasses
+
+VALIDATION_SHARE = 0.15  # of the time before a fold's test, its last part
+
+Parts = tuple[dict[str, LabelSet], dict[str, int]]  # labels by split; reason -> left out
+
+
+def fold_splits(config: CrossValidation, n_bars: int) -> dict[str, Split]:
+    """Where a fold's train, val and test lie among the windows of a series; they share no bar."""
+    cuts = [round(n_bars * share) for share in _cuts(config)]
+    for name, (first, stop) in zip(SPLITS, pairwise(cuts), strict=True):
+        if stop - first < WINDOW:
+            raise DataError(
+                f"cross_validate.folds: each split of a fold must have {WINDOW} bars, and {name} "
+                f"of fold {config.fold} of 0..{config.folds - 1} has {stop - first} of the "
+                f"{n_bars:,}: take fewer folds, or more bars"
+            )
+    return {
+        name: Split(first, stop - WINDOW + 1)
+        for name, (first, stop) in zip(SPLITS, pairwise(cuts), strict=True)
+    }
+
+
+def fold_labels(
+    labels: LabelSet,
+    config: CrossValidation,
+    n_bars: int,
+    rare_classes: RareClasses = "refuse",
+) -> Parts:
+    """The labels of a fold by split, and how many are in none, by reason.
+
+    `n_bars` is that of the series which anchored labels point into. All folds have the same
+    classes: "drop" leaves out of all of them what is too rare for a split of any. Raises DataError
+    naming the fold that has too few.
+    """
+    if rare_classes != "drop":
+        return _cut(labels, config, n_bars, rare_classes)
+
+    kept = _without_rare_classes(labels, config, n_bars)
+    return _cut(kept, config, n_bars, "refuse")
+
+
+def _without_rare_classes(labels: LabelSet, config: CrossValidation, n_bars: int) -> LabelSet:
+    rare: set[str] = set()
+    for fold in range(config.folds):
+        one = config.model_copy(update={"fold": fold})
+        parts, _ = _cut(labels, one, n_bars, "drop")
+        rare |= set(labels.classes) - set(parts["train"].classes)
+
+    if len(labels.classes) - len(rare) < 2:
+        raise DataError(
+            f"two classes must be left besides those too rare for a split of a fold, "
+            f"{', '.join(sorted(rare))} (labels.rare_classes: drop, {labels.source})"
+        )
+
+    counts = {name: count for name, count in labels.class_counts().items() if name in rare}
+    dropped = {f"{name} is too rare for a split of a fold (drop)": n for name, n in counts.items()}
+    kept = labels.without_classes(rare)
+    return replace(kept, left_out=labels.left_out | dropped)
+
+
+def _cut(
+    labels: LabelSet,
+    config: CrossValidation,
+    n_bars: int,
+    rare_classes: RareClasses,
+) -> Parts:
+    splits = fold_splits(config, n_bars) if labels.anchored else {}
+    try:
+        if labels.anchored:
+            return assign_splits(labels, splits, rare_classes)
+        return _cut_in_order(labels, config, rare_classes)
+    except DataError as error:
+        raise DataError(
+            f"cross_validate.folds: fold {config.fold} of 0..{config.folds - 1} has too few "
+            f"labels: {error}"
+        ) from error
+
+
+def _cut_in_order(
+    labels: LabelSet,
+    config: CrossValidation,
+    rare_classes: RareClasses,
+) -> Parts:
+    """Labels that carry their own bars: their order is taken for that of time."""
+    cuts = _cuts(config)
+    known = labels.take(np.arange(round(len(labels) * cuts[-1])))
+    spans = zip(SPLITS, pairwise(cuts), strict=True)
+    shares = {name: (stop - first) / cuts[-1] for name, (first, stop) in spans}
+
+    parts, left_out = split_in_order(known, shares, rare_classes)
+    left_out["after the fold's test"] = len(labels) - len(known)
+    return parts, nonzero_counts(left_out)
+
+
+def _cuts(config: CrossValidation) -> list[float]:
+    """Where train, val and test of a fold begin, and where test ends: shares of the whole time."""
+    test_begins = (config.fold + 1) / (config.folds + 1)
+    test_ends = (config.fold + 2) / (config.folds + 1)
+    return [0.0, test_begins * (1 - VALIDATION_SHARE), test_begins, test_ends]

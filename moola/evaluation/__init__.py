@@ -1,0 +1,1 @@
+"""What a model is worth: metrics beside their baselines, gates, predictions, report."""

@@ -1,0 +1,1 @@
+"""What a process of each job does."""

@@ -1,0 +1,1 @@
+"""The run protocol: submitting, attempts, launches on rented machines, reading."""

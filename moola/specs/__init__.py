@@ -1,0 +1,90 @@
+"""Job specs: what a job reads, does and writes.
+
+Every field has a bound; an unknown field is refused, not ignored.
+"""
+
+from moola.specs.base import Duration, Positive, Spec, duration_text
+from moola.specs.layout import NAMED_SEPARATORS, LayoutConfig, LayoutName, SeriesConfig
+from moola.specs.machine import (
+    CpuMachine,
+    GpuMachine,
+    MachineConfig,
+    PrecomputeMachine,
+    RetryConfig,
+    RetryReason,
+    TrainMachine,
+)
+from moola.specs.precompute import (
+    READING_FIELDS,
+    FeatureConfig,
+    MarketConfig,
+    PrecomputeSpec,
+    SplitConfig,
+)
+from moola.specs.reading import JOBS, JobSpec, parse_spec, read_spec, with_overrides
+from moola.specs.train import (
+    COMPUTED_LABELS,
+    FILE_SOURCE,
+    NO_MOVE,
+    SESSION_BREAK_MINUTES,
+    STATE_BARS,
+    STATE_CLASSES,
+    CrossValidation,
+    GateConfig,
+    HindsightConfig,
+    LabelConfig,
+    ModelConfig,
+    PresenceConfig,
+    RareClasses,
+    SplitDates,
+    TrainConfig,
+    TrainSpec,
+    TreesConfig,
+    label_word,
+)
+
+__all__ = [
+    "COMPUTED_LABELS",
+    "FILE_SOURCE",
+    "JOBS",
+    "NAMED_SEPARATORS",
+    "NO_MOVE",
+    "READING_FIELDS",
+    "SESSION_BREAK_MINUTES",
+    "STATE_BARS",
+    "STATE_CLASSES",
+    "CpuMachine",
+    "CrossValidation",
+    "Duration",
+    "FeatureConfig",
+    "GateConfig",
+    "GpuMachine",
+    "HindsightConfig",
+    "JobSpec",
+    "LabelConfig",
+    "LayoutConfig",
+    "LayoutName",
+    "MachineConfig",
+    "MarketConfig",
+    "ModelConfig",
+    "Positive",
+    "PrecomputeMachine",
+    "PrecomputeSpec",
+    "PresenceConfig",
+    "RareClasses",
+    "RetryConfig",
+    "RetryReason",
+    "SeriesConfig",
+    "Spec",
+    "SplitConfig",
+    "SplitDates",
+    "TrainConfig",
+    "TrainMachine",
+    "TrainSpec",
+    "TreesConfig",
+    "duration_text",
+    "label_word",
+    "parse_spec",
+    "read_spec",
+    "with_overrides",
+]
