@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_ports
 from tests.tools import tool
 
 PACKAGE = "mlflow==3.17.2"  # whose server is told below where its database is
@@ -25,9 +25,7 @@ def running_mlflow(folder: Path) -> Iterator[str]:
     Skips the test where no index of packages answers.
     """
     python = _installed(folder / "environment")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     # What `mlflow server` runs and sets, without the seconds that it takes itself.
     variables = {
         **os.environ,

@@ -15,7 +15,8 @@ from typing import Any
 
 import boto3
 
-from tests.seaweed import BUCKET, free_ports
+from tests.ports import free_ports
+from tests.seaweed import BUCKET
 
 START_TIMEOUT_S = 120.0
 KEY = "testing"  # any will do while policies are not enforced

