@@ -46,8 +46,10 @@ from moola.training.inference import infer
 
 JADE = "Jade"
 NETWORK = "Jade without trees"
+PRETRAINED = "Jade, pretrained"
 BOOSTED = "boosted spans"
 MINIROCKET = "MiniRocket + ridge"
+PRETRAIN_EPOCHS = 8
 CEILING = "ceiling: the label rule on the window"
 HEADINGS = ("bars, labels", "model", "training labels", "F1 macro", "Hit@±3", "joint", "CPU s")
 
@@ -66,6 +68,12 @@ def network(data: TrainingData, seed: int) -> Predictions:
     """The row that tells what the trees are worth."""
     no_trees = TreesConfig(members=0)
     return fitted(TrainSpec(training=TrainConfig(seed=seed), trees=no_trees), data)
+
+
+def pretrained(data: TrainingData, seed: int) -> Predictions:
+    """The row that tells what it is worth to fill in masked spans of unlabelled bars first."""
+    training = TrainConfig(seed=seed, pretrain_epochs=PRETRAIN_EPOCHS)
+    return fitted(TrainSpec(training=training), data)
 
 
 def fitted(spec: TrainSpec, data: TrainingData) -> Predictions:
@@ -111,6 +119,7 @@ def channels_first(data: TrainingData, split: str) -> np.ndarray:
 MODELS: dict[str, Model] = {
     JADE: jade,
     NETWORK: network,
+    PRETRAINED: pretrained,
     BOOSTED: boosted_spans,
     "pooled BiLSTM": pooled,
     MINIROCKET: minirocket,
