@@ -19,6 +19,8 @@ from tests.registry import Registry
 from tests.runs import submitted_run
 from tests.seaweed import BUCKET, Seaweed, running_seaweed
 
+LONGEST = {"test_train.py", "test_sweep.py", "test_package.py"}
+
 
 def pytest_configure() -> None:
     """Whatever a test starts ends with this process, also if it is killed."""
@@ -29,6 +31,11 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` starts: half as many again as there are cores, as many tests wait."""
     return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: at the end no worker is left alone with them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
