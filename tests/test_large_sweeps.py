@@ -71,6 +71,10 @@ RENTED = (
 Made = Mapping[str, Mapping[str, str]]  # run id -> path -> sha256
 
 
+class PatientComputer(Computer):
+    longest_s = LONGEST_S
+
+
 def with_bars(computer: Computer) -> Computer:
     folder = computer.folder / "bars"
     folder.mkdir(parents=True)
@@ -92,7 +96,7 @@ def made_in(store: Store, run_ids: list[str]) -> Made:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """All runs, one by one."""
     folder = tmp_path_factory.mktemp("alone")
-    computer = with_bars(Computer(folder, f"file://{folder}/store", ONE_THREAD))
+    computer = with_bars(PatientComputer(folder, f"file://{folder}/store", ONE_THREAD))
     computer(*FEATURES)
     (features,) = computer.runs()
     with ThreadPoolExecutor(2) as pool:
@@ -131,7 +135,7 @@ def check_made(store: Store, alone: Made) -> dict[str, int]:
 
 def test_here(alone: Made, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/store")
-    computer = with_bars(Computer(tmp_path, store.url, ONE_THREAD))
+    computer = with_bars(PatientComputer(tmp_path, store.url, ONE_THREAD))
     features = features_of(alone, store, computer)
     for sweep in ((*BARS_SWEEP,), (*TRAIN_SWEEP, *features)):
         computer(*sweep, "--parallel", "2")
@@ -147,7 +151,7 @@ def test_on_two_nodes_of_which_one_is_killed(alone: Made, tmp_path: Path) -> Non
     store = open_store(f"file://{tmp_path}/store")
     with running_ray_nodes() as nodes:
         variables = {**ONE_THREAD, "RAY_ADDRESS": nodes.address}
-        computer = with_bars(Computer(tmp_path, store.url, variables))
+        computer = with_bars(PatientComputer(tmp_path, store.url, variables))
         features = features_of(alone, store, computer)
         on_ray = ("--on", "ray", "--parallel", "2")
         computer(*BARS_SWEEP, *on_ray)
@@ -241,7 +245,7 @@ def test_on_rented_machines_that_fail(
     fake = one_thread_fake
     account = Account(fake, seaweed, images, tmp_path, tmp_path.name)
     launcher = account.computer(**PATIENT, **ONE_THREAD)
-    laptop = with_bars(Computer(launcher.folder, account.store, launcher.env))
+    laptop = with_bars(PatientComputer(launcher.folder, account.store, launcher.env))
     store = open_store(account.store)
     features = features_of(alone, store, laptop)
     cpu = ("--set", "machine.gpu=null", "--set", "machine.cpu.vcpus=2")

@@ -22,9 +22,11 @@ LONGEST_S = 500.0  # for a step: a case that takes longer hangs
 class Computer(Launcher):
     """A launcher that may take long: each command starts several processes."""
 
+    longest_s = LONGEST_S
+
     def __call__(self, *args: str, exit_code: int = 0) -> str:
         process = self.start(*args)
-        out, err = process.communicate(timeout=LONGEST_S)
+        out, err = process.communicate(timeout=self.longest_s)
         assert process.returncode == exit_code, f"exit {process.returncode}\n{out}\n{err}"
         return out + err
 
