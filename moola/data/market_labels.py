@@ -9,7 +9,7 @@ from moola.data.feature_set import Series
 from moola.data.label_files import SET_COLUMN, LabelFile
 from moola.data.label_sources import labels_by_split, load_labels
 from moola.data.labels import EveryMove, LabelSet, NoMoves, refuse_first
-from moola.data.markets import MarketRows, market_of, market_ranges
+from moola.data.markets import MarketRows, folds_of_markets, market_of, market_ranges
 from moola.errors import DataError
 from moola.features.arrays import Ints
 from moola.specs import COMPUTED_LABELS, LabelConfig, TrainSpec
@@ -59,7 +59,8 @@ def check_market_labels(
     Raises DataError.
     """
     labels = load_market_labels(spec.labels, files, series, markets)
-    parts, _ = labels_by_split(labels, market_ranges(markets), spec)
+    folds = folds_of_markets(series)
+    parts, _ = labels_by_split(labels, market_ranges(markets), spec, folds)
     return require_labels_of_each(parts, markets, are_drawn=spec.draws_labels)
 
 
@@ -112,7 +113,7 @@ def require_labels_of_each(
         if not are_drawn and not sum(count[number] for count in counts.values()):
             raise DataError(
                 f"each feature set must have labels in a split: those of {market.name} "
-                f"({market.run}) are in none; see the splits' dates, or leave the set out"
+                f"({market.run}) are in none; see where the splits are cut, or leave the set out"
             )
         if not counts["train"][number]:
             warnings.append(
