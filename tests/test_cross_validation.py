@@ -18,7 +18,7 @@ from moola.data.labels import LabelSet
 from moola.data.move_truth import IS_MOVE, IS_NONE, IS_UNKNOWN, MoveTruth, forget_outside
 from moola.data.splits import Split
 from moola.errors import DataError
-from moola.jobs.prepare import shipped_spec
+from moola.jobs.prepare import prepare_train, shipped_spec
 from moola.launch.grid import title_of, with_folds
 from moola.runs.attempt import Attempt
 from moola.runs.groups import group_of, put_group
@@ -172,6 +172,20 @@ def test_a_move_over_a_cut_is_known_to_no_split() -> None:
 def test_what_is_no_fold_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_spec(TrainSpec, fields, place="a test")
+
+
+def test_an_encoder_of_a_fold_is_refused(tmp_path: Path) -> None:
+    """It may have seen what this run is tested on; that of another run may be taken."""
+    store = open_store((tmp_path / "store").as_uri())
+    fold = fold_run(store, tmp_path, 0, 0.5, predictions_of([True]))
+    spec = parse_spec(TrainSpec, {"encoder": fold}, place="here")
+    with pytest.raises(DataError, match=f"must be a run that is no fold .*, got {fold}"):
+        prepare_train(spec, store, tmp_path)
+
+    whole = committed_run(store, tmp_path, "train", cross_validate=None)
+    spec = parse_spec(TrainSpec, {"encoder": whole}, place="here")
+    with pytest.raises(DataError, match="no precompute run is committed"):  # it came so far
+        prepare_train(spec, store, tmp_path)
 
 
 def test_every_fold_of_every_point_is_a_run() -> None:

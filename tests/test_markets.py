@@ -505,6 +505,22 @@ def test_rows_that_say_none_move_with_their_set(sets: dict[str, Path], tmp_path:
     assert truth.is_known.sum() == 131 + 120 * 8
 
 
+def test_a_market_without_rows_that_say_none_is_named_where_others_have_them(
+    stored: tuple[Store, dict[str, str]], tmp_path: Path
+) -> None:
+    path = moves_csv(tmp_path / "both.csv")
+    table = pd.read_csv(path)
+    for name, expected in (("NQ", ["only NQ has rows without a move"]), ("FX", [])):
+        index = BARS[name].index
+        table.loc[len(table)] = [str(index[20]), str(index[150]), "none", name]
+        table.to_csv(path, index=False)
+        warnings = prepared(stored, tmp_path, path).warnings
+        assert len(warnings) == len(expected)
+        for warning, start in zip(warnings, expected, strict=True):
+            assert warning.startswith(start)
+            assert "what is found in FX" in warning
+
+
 def test_a_class_is_rare_by_the_labels_of_all_markets(
     sets: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from moola.data.labels import EveryMove, LabelSet, NoMoves, refuse_first
 from moola.data.markets import MarketRows, folds_of_markets, market_of, market_ranges
 from moola.errors import DataError
 from moola.features.arrays import Ints
-from moola.specs import COMPUTED_LABELS, LabelConfig, TrainSpec
+from moola.specs import COMPUTED_LABELS, NO_MOVE, LabelConfig, TrainSpec
 
 LEAST_NAME = 4  # characters of the start of a run's id, after the job
 
@@ -61,7 +61,8 @@ def check_market_labels(
     labels = load_market_labels(spec.labels, files, series, markets)
     folds = folds_of_markets(series)
     parts, _ = labels_by_split(labels, market_ranges(markets), spec, folds)
-    return require_labels_of_each(parts, markets, are_drawn=spec.draws_labels)
+    warnings = require_labels_of_each(parts, markets, are_drawn=spec.draws_labels)
+    return (*warnings, *no_move_warnings(labels, markets))
 
 
 def files_by_set(file: LabelFile, runs: Mapping[str, str]) -> dict[str, LabelFile]:
@@ -122,6 +123,24 @@ def require_labels_of_each(
             )
 
     return tuple(warnings)
+
+
+def no_move_warnings(labels: LabelSet, markets: Sequence[MarketRows]) -> tuple[str, ...]:
+    """A warning where only some of the markets have rows that say that there is no move."""
+    if labels.no_moves is None:
+        return ()
+
+    row = labels.no_moves.first_bar
+    counts = np.bincount(market_of(row, markets), minlength=len(markets))
+    without = [market.name for market, count in zip(markets, counts, strict=True) if not count]
+    if not without:
+        return ()
+
+    have = [market.name for market in markets if market.name not in without]
+    return (
+        f"only {', '.join(have)} has rows without a move (the label {NO_MOVE}): what is found in "
+        f"{', '.join(without)} where nothing is labelled counts as unknown there, not as wrong",
+    )
 
 
 def _counts(labels: LabelSet, markets: Sequence[MarketRows]) -> Ints:

@@ -16,7 +16,12 @@ from moola.data.label_files import open_label_file, with_own_features
 from moola.data.label_folds import FoldRanges, fold_splits, folds_of_series, no_folds
 from moola.data.label_sources import feature_folder, labels_by_split, load_labels, series_of
 from moola.data.labels import LabelSet
-from moola.data.market_labels import files_by_set, load_market_labels, require_labels_of_each
+from moola.data.market_labels import (
+    files_by_set,
+    load_market_labels,
+    no_move_warnings,
+    require_labels_of_each,
+)
 from moola.data.markets import (
     MarketRows,
     folds_of_markets,
@@ -127,11 +132,8 @@ def fetch_markets(
     labels = load_market_labels(spec.labels, files, series, markets)
     folds = folds_of_markets(series)
     data = split_labels(labels, join_features(sets), spec, markets, folds)
-    for warning in require_labels_of_each(
-        data.labels,
-        markets,
-        are_drawn=spec.draws_labels,
-    ):
+    warnings = require_labels_of_each(data.labels, markets, are_drawn=spec.draws_labels)
+    for warning in (*warnings, *no_move_warnings(labels, markets)):
         log.warning("%s", warning)
     return data
 
