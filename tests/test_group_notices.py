@@ -98,20 +98,21 @@ def test_the_end_of_a_group_is_told_once_by_any_number_of_launchers(
 
 
 def test_the_cost_is_that_of_all_machines_of_all_members(store: Store, hook: Hook) -> None:
-    """By hand: an hour at 0.10 and one at 0.20 USD."""
+    """By hand: an hour at 0.10 and one at 0.20 USD; a launch that got no machine cost nothing."""
     runs = [submitted_run(store, "train", n=n) for n in range(2)]
     group = stored_group(store, *runs)
-    for run_id, price in zip(runs, (0.1, 0.2), strict=True):
-        rent(store, run_id, group, price)
+    assert claim(store, runs[1], 1, "train", IMAGE, {"cpu": {}}) is not None
+    rent(store, runs[0], group, 0.1)
+    rent(store, runs[1], group, 0.2, n=2)
     tell_group_end(store, group)
     assert titles(hook) == [f"{group} 2 infra_lost"]
     assert "0.3000 USD on 2 machines" in hook.bodies[0]["message"]
 
 
-def rent(store: Store, run_id: str, group: str, price: float) -> None:
+def rent(store: Store, run_id: str, group: str, price: float, n: int = 1) -> None:
     """A machine for an hour, paid from the group's budget, and then lost."""
     budget = Budget(group=group, max_spend=9.0, max_machines=2)
-    launch = claim(store, run_id, 1, "train", IMAGE, {"cpu": {}}, budget=budget)
+    launch = claim(store, run_id, n, "train", IMAGE, {"cpu": {}}, budget=budget)
     assert launch is not None
     status = {"state": "infra_lost", "time": END.isoformat(), "reason": "host lost"}
     store.put(launch.key(STATUS), canonical_json(status))

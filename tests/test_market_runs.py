@@ -260,6 +260,12 @@ def test_folds_of_two_markets_are_runs_of_a_group(
         for before, after in (("train", "val"), ("val", "test")):
             begins = known.loc[known["split"] == after, "window_start"].min()
             assert last_bar[known["split"] == before].max() < begins
+        pulled = Run(store, run["run"], tmp_path / "read").pull(
+            tmp_path / f"fold-{fold}", only=["metrics.json"]
+        )
+        metrics = json.loads((pulled / "metrics.json").read_text())
+        for market in metrics["markets"].values():
+            assert market["detection"]["test"]["n_moves"] > 10
 
 
 # --- what is drawn and judged, market by market ---------------------------------------------------

@@ -11,9 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moola.errors import ArtifactError
-from moola.launch.notices import addresses, line_of, metrics_of, require_addresses, say, send
+from moola.launch.notices import (
+    addresses,
+    cost_text,
+    costs_of,
+    line_of,
+    metrics_of,
+    require_addresses,
+    say,
+    send,
+)
 from moola.runs.groups import Group, group_key, read_group
-from moola.runs.launches import all_launches, cost_of
 from moola.runs.protocol import canonical_json, now_text
 from moola.runs.reading import run_state
 from moola.runs.records import State
@@ -120,17 +128,8 @@ def _counts(members: list[_Member]) -> str:
 
 def _cost(store: Store, group: Group) -> str:
     """Of all machines of its runs, also of other launchers."""
-    launches = [
-        launch
-        for own in map_in_background(
-            lambda run_id: all_launches(store, run_id), group.members, READERS
-        )
-        for launch in own
-    ]
-    if not launches:
-        return ""
-    cost = sum(cost_of(store, launch)["cost"] for launch in launches)
-    return f"{cost:.4f} USD on {len(launches)} machines"
+    read = map_in_background(lambda run_id: costs_of(store, run_id), group.members, READERS)
+    return cost_text([cost for costs in read for cost in costs])
 
 
 def _metrics(store: Store, run_ids: list[str]) -> str:

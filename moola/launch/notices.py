@@ -11,7 +11,7 @@ fails nothing else.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from moola.errors import ArtifactError, DataError
 from moola.launch.console import print_text, terminal
 from moola.runs.about import read_about
 from moola.runs.binding import job_of
-from moola.runs.launches import all_launches, cost_of
+from moola.runs.launches import LaunchCost, all_launches, cost_of
 from moola.runs.protocol import attempt_key, canonical_json, now_text
 from moola.runs.reading import RunState, read_file_record, require_manifest, run_state
 from moola.runs.records import State
@@ -177,11 +177,20 @@ def _name(store: Store, run_id: str) -> str:
 
 
 def _cost(store: Store, run_id: str) -> str:
-    launches = all_launches(store, run_id)
-    if not launches:
+    return cost_text(costs_of(store, run_id))
+
+
+def costs_of(store: Store, run_id: str) -> list[LaunchCost]:
+    """Of the launches of a run that got a machine."""
+    costs = [cost_of(store, launch) for launch in all_launches(store, run_id)]
+    return [cost for cost in costs if cost["pod_id"] is not None]
+
+
+def cost_text(costs: Sequence[LaunchCost]) -> str:
+    """What machines cost together; "" for none."""
+    if not costs:
         return ""
-    cost = sum(cost_of(store, launch)["cost"] for launch in launches)
-    return f"{cost:.4f} USD on {len(launches)} machines"
+    return f"{sum(cost['cost'] for cost in costs):.4f} USD on {len(costs)} machines"
 
 
 def metrics_of(store: Store, run_id: str) -> "Mapping[str, MetricDocument] | None":
