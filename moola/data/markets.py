@@ -6,6 +6,7 @@ Between two markets there are GAP_BARS rows that belong to none.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -80,8 +81,12 @@ def _fold_markets(
 ) -> Callable[[CrossValidation], tuple[MarketRows, ...]]:
     """The markets, cut as a fold is."""
     times = {name: one.times for name, one in series.items()}
-    pooled = pooled_times(times)
-    return lambda fold: _end_to_end(series, market_fold_splits(times, pooled, fold))
+
+    @cache
+    def pooled() -> pd.DatetimeIndex:
+        return pooled_times(times)
+
+    return lambda fold: _end_to_end(series, market_fold_splits(times, pooled(), fold))
 
 
 def _end_to_end(
