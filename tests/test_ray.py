@@ -42,7 +42,7 @@ from moola.store import Store, open_store
 from moola.store.background import in_background
 from tests.feature_set import random_bars
 from tests.ray_nodes import RayNodes, running_ray_nodes
-from tests.ray_sweep import SMALL_JOB, run_small
+from tests.ray_sweep import SMALL_JOB, ended_small, run_small, start_small
 from tests.rented import wait_for
 from tests.runs import attempt_id, pid_of, submitted_run
 from tests.test_sweep import LONGEST_S, Computer, at_work, digests
@@ -509,6 +509,36 @@ def test_how_a_run_ended_is_what_its_records_say(nodes: RayNodes, tmp_path: Path
     assert exit_codes == {bad: 3, passing: 75, missing: 4}
     assert len(attempts_of(store, bad)) == 1, "what cannot pass is not tried again"
     assert len(attempts_of(store, passing)) == 3
+
+
+def test_a_second_ctrl_c_leaves_a_job_that_does_not_stop(nodes: RayNodes, tmp_path: Path) -> None:
+    """The run is cancelled while its job is still there; another launcher's goes on."""
+    store = open_store(f"file://{tmp_path}/store")
+    run_id = submitted_run(store, "small", steps=1, hang=True, is_deaf=True)
+    others = attempt_id(1)
+    put_running(store, run_id, others)
+    launcher = start_small(store.url, tmp_path / "work", [run_id], nodes.address)
+
+    def own_attempt() -> str | None:
+        has_begun = newest_checkpoint(store, run_id) is not None
+        return attempts_of(store, run_id)[-1] if has_begun else None
+
+    own = str(wait_for(own_attempt, "the job at its last step", LONGEST_S))
+    pid = pid_of(store, run_id)
+    try:
+        launcher.send_signal(signal.SIGINT)
+        wait_for(lambda: is_asked_to_stop(store, run_id, own), "the request", LONGEST_S)
+        assert launcher.poll() is None
+        launcher.send_signal(signal.SIGINT)
+        assert ended_small(launcher) == {run_id: 130}
+        assert Path(f"/proc/{pid}").exists()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+    status = read_status(store, run_id, own)
+    assert status is not None
+    assert status.state == "cancelled"
+    assert not is_asked_to_stop(store, run_id, others)
 
 
 def test_a_group_survives_the_loss_of_a_node(nodes: RayNodes, tmp_path: Path) -> None:
