@@ -534,6 +534,7 @@ def test_a_second_ctrl_c_leaves_a_job_that_does_not_stop(nodes: RayNodes, tmp_pa
         assert Path(f"/proc/{pid}").exists()
     finally:
         os.kill(pid, signal.SIGKILL)
+        launcher.kill()
 
     status = read_status(store, run_id, own)
     assert status is not None
