@@ -26,15 +26,27 @@ LONGEST_S = 500.0
 
 def run_small(store_url: str, work: Path, run_ids: list[str], address: str) -> dict[str, int]:
     """Run id -> exit code, of small jobs on the nodes of the cluster at this address."""
-    done = subprocess.run(
+    return ended_small(start_small(store_url, work, run_ids, address))
+
+
+def start_small(
+    store_url: str, work: Path, run_ids: list[str], address: str
+) -> "subprocess.Popen[str]":
+    """The launcher of small jobs, at work."""
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.ray_sweep", store_url, str(work), *run_ids],
         env={**os.environ, "RAY_ADDRESS": address},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=LONGEST_S,
     )
-    assert done.returncode == 0, done.stderr
-    exit_codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+
+
+def ended_small(launcher: "subprocess.Popen[str]") -> dict[str, int]:
+    """Run id -> exit code, once the launcher has ended."""
+    out, err = launcher.communicate(timeout=LONGEST_S)
+    assert launcher.returncode == 0, err
+    exit_codes: dict[str, int] = json.loads(out.splitlines()[-1])
     return exit_codes
 
 

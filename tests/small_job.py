@@ -1,10 +1,11 @@
 """A job that is over in a second: it logs, leaves checkpoints and files, and can be resumed.
 
 What it does is in its spec: `steps`, each with a checkpoint; `exit_code` ends it with that error
-instead of a result; `hang` keeps it at its last step; the first `broken_hosts` launches get a GPU
-that fails.
+instead of a result; `hang` keeps it at its last step, and `is_deaf` so that no signal stops it; the
+first `broken_hosts` launches get a GPU that fails.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from moola.jobs.process import run_job
 from moola.runs.attempt import Attempt
 from moola.runs.reading import newest_checkpoint
 from moola.runs.records import SpecDocument
+from moola.runs.signals import held_signals
 
 log = logging.getLogger("moola")
 
@@ -36,8 +38,9 @@ def work_on(attempt: Attempt, document: SpecDocument) -> None:
     for step in range(first + 1, spec["steps"] + 1):
         time.sleep(PACE_S)
         attempt.checkpoint(step, {"state.bin": step.to_bytes(8, "big")})
-    while spec.get("hang"):
-        time.sleep(PACE_S)
+    with held_signals() if spec.get("is_deaf") else contextlib.nullcontext():
+        while spec.get("hang"):
+            time.sleep(PACE_S)
 
     if int(os.environ.get("MOOLA_LAUNCH", "0")) <= spec.get("broken_hosts", -1):
         raise TryAgainError("the GPU of this host failed: CUDA error: uncorrectable ECC error")

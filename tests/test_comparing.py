@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moola.cli import app as command_line
 from moola.errors import ArtifactError, DataError
 from moola.evaluation.comparison import compare_runs
 from moola.evaluation.comparison_page import render_comparison
@@ -181,6 +182,34 @@ def test_a_rerun_with_changes_is_the_run_that_has_them(store: Store, tmp_path: P
     spec = PrecomputeSpec(bars=str(path), windows="virtual", features={"zigzag_k": 1.5})
     assert again.run_id == prepare_precompute(spec, tmp_path / "work").run_id != run_id
     assert again.machine.max_spend == 0.5
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_what_is_odd_in_the_bars_is_said_once(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_sweep: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOOLA_STORE", store.url)
+    monkeypatch.setenv("MOOLA_WORK", str(tmp_path / "work"))
+    bars = random_bars(1500).assign(volume=-1.0)
+    bars.to_parquet("odd.parquet")
+    prepared = prepare_precompute(PrecomputeSpec(bars="odd.parquet"), tmp_path / "work")
+    assert len(prepared.warnings) == 1
+    (name, path), *_ = prepared.inputs.items()
+    put_input(store, path, prepared.input_file(name))
+    submit(store, prepared.run_id, prepared.document)
+
+    rerun = ["rerun", prepared.run_id, "--dry-run", "--set", "windows=virtual"]
+    over = ["--over", "features.zigzag_k=1.2,1.5"]
+    sweep = ["sweep", "precompute", "--bars", "odd.parquet", *over, "--dry-run"]
+    assert command_line.run(sweep if is_sweep else rerun) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1
+    assert prepared.warnings[0][:30] in " ".join(said.split())
 
 
 def test_a_train_run_is_run_again_on_its_own_features(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from moola import WINDOW
 from moola.cli.options import spec_overrides
-from moola.data.label_folds import fold_labels, fold_splits
+from moola.data.label_folds import fold_labels, fold_splits, folds_of_series, no_folds
 from moola.data.labels import LabelSet
 from moola.data.move_truth import IS_MOVE, IS_NONE, IS_UNKNOWN, MoveTruth, forget_outside
 from moola.data.splits import Split
 from moola.errors import DataError
-from moola.jobs.prepare import shipped_spec
+from moola.jobs.prepare import prepare_train, shipped_spec
 from moola.launch.grid import title_of, with_folds
 from moola.runs.attempt import Attempt
 from moola.runs.groups import group_of, put_group
@@ -69,7 +69,7 @@ def test_a_fold_is_tested_on_the_time_after_what_it_knows() -> None:
     labels = moves(np.arange(200) % 3)
     for fold, expected in enumerate(bounds):
         config = CrossValidation(folds=2, fold=fold)
-        parts, left_out = fold_labels(labels, config, N_BARS)
+        parts, left_out = fold_labels(labels, config, folds_of_series(N_BARS))
         splits = fold_splits(config, N_BARS)
         for name, (first, stop) in expected.items():
             inside = (labels.anchor >= first) & (labels.anchor + WINDOW <= stop)
@@ -83,7 +83,7 @@ def test_a_fold_is_tested_on_the_time_after_what_it_knows() -> None:
 def test_labels_with_their_own_bars_are_folds_in_their_order() -> None:
     bars = np.random.default_rng(0).random((80, WINDOW, 4))
     labels = replace(moves(np.arange(80) % 2), bars=bars, classes=CLASSES[:2])
-    parts, left_out = fold_labels(labels, CrossValidation(folds=3, fold=1), 0)
+    parts, left_out = fold_labels(labels, CrossValidation(folds=3, fold=1), no_folds)
     ids = {name: part.window_id.tolist() for name, part in parts.items()}
     assert ids == {
         "train": list(range(34)),
@@ -95,13 +95,15 @@ def test_labels_with_their_own_bars_are_folds_in_their_order() -> None:
 
 def test_the_fold_that_is_too_short_for_a_window_is_named() -> None:
     message = r"must have 105 bars, and train of fold 0 of 0\.\.8 has 85 of the 1,000"
+    folds = folds_of_series(1000)
     with pytest.raises(DataError, match=message):
-        fold_labels(moves(np.arange(200) % 3), CrossValidation(folds=9, fold=0), 1000)
+        fold_labels(moves(np.arange(200) % 3), CrossValidation(folds=9, fold=0), folds)
 
 
 def test_the_fold_that_has_too_few_labels_is_named() -> None:
+    folds = folds_of_series(N_BARS)
     with pytest.raises(DataError, match=r"fold 3 of 0\.\.29 has too few labels"):
-        fold_labels(moves(np.arange(200) % 3), CrossValidation(folds=30, fold=3), N_BARS)
+        fold_labels(moves(np.arange(200) % 3), CrossValidation(folds=30, fold=3), folds)
 
 
 @pytest.mark.parametrize("fold", [0, 1])
@@ -113,7 +115,7 @@ def test_a_class_too_rare_for_any_fold_is_dropped_from_all(fold: int) -> None:
     config = CrossValidation(folds=2, fold=fold)
 
     def parts_of(rule: RareClasses) -> tuple[dict[str, LabelSet], dict[str, int]]:
-        return fold_labels(labels, config, N_BARS, rule)
+        return fold_labels(labels, config, folds_of_series(N_BARS), rule)
 
     parts, left_out = parts_of("drop")
     assert {part.classes for part in parts.values()} == {CLASSES[:2]}
@@ -125,8 +127,9 @@ def test_a_class_too_rare_for_any_fold_is_dropped_from_all(fold: int) -> None:
 def test_a_drop_that_leaves_one_class_is_refused() -> None:
     label_index = np.zeros(200, np.int64)
     label_index[150::5] = 1
+    folds = folds_of_series(N_BARS)
     with pytest.raises(DataError, match="two classes must be left"):
-        fold_labels(moves(label_index), CrossValidation(folds=2, fold=0), N_BARS, "drop")
+        fold_labels(moves(label_index), CrossValidation(folds=2, fold=0), folds, "drop")
 
 
 def test_a_move_over_a_cut_is_known_to_no_split() -> None:
@@ -169,6 +172,20 @@ def test_a_move_over_a_cut_is_known_to_no_split() -> None:
 def test_what_is_no_fold_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_spec(TrainSpec, fields, place="a test")
+
+
+def test_an_encoder_of_a_fold_is_refused(tmp_path: Path) -> None:
+    """It may have seen what this run is tested on; that of another run may be taken."""
+    store = open_store((tmp_path / "store").as_uri())
+    fold = fold_run(store, tmp_path, 0, 0.5, predictions_of([True]))
+    spec = parse_spec(TrainSpec, {"encoder": fold}, place="here")
+    with pytest.raises(DataError, match=f"must be a run that is no fold .*, got {fold}"):
+        prepare_train(spec, store, tmp_path)
+
+    whole = committed_run(store, tmp_path, "train", cross_validate=None)
+    spec = parse_spec(TrainSpec, {"encoder": whole}, place="here")
+    with pytest.raises(DataError, match="no precompute run is committed"):  # it came so far
+        prepare_train(spec, store, tmp_path)
 
 
 def test_every_fold_of_every_point_is_a_run() -> None:

@@ -10,13 +10,14 @@ import pytest
 from moola import WINDOW
 from moola.data.bars import write_bars
 from moola.data.feature_set import CLEAN_BARS, read_clean_bars
+from moola.data.labels import LabelSet
 from moola.data.splits import ranges_of
 from moola.errors import ArtifactError, DataError
 from moola.jobs.prepare import PreparedRun, prepare_train
 from moola.runs.attempt import Attempt
 from moola.runs.records import InputFile, InputRun
 from moola.runs.submit import describe_run, submit
-from moola.specs import TrainSpec
+from moola.specs import CrossValidation, TrainSpec
 from moola.store import Store, open_store
 from tests.feature_set import random_bars, write_feature_set
 
@@ -245,6 +246,37 @@ def test_pretraining_on_own_windows_sees_whole_windows_of_the_training_split(
     batch = unlabelled.masked_batch(np.random.default_rng(0), 500, slice(None))
     seen = {window.tobytes() for window in batch["x"].numpy()}
     assert seen == {window.tobytes() for window in train.features}
+
+
+def test_a_fold_of_own_windows_pretrains_on_its_own_training_windows_alone(
+    tmp_path: Path,
+) -> None:
+    """When they were is not known: a window of the series may be one that the fold is tested on."""
+    pytest.importorskip("torch")
+    from moola.data.feature_set import read_feature_set
+    from moola.data.label_files import read_labels
+    from moola.training.data import split_labels
+    from moola.training.fit import unlabelled_windows
+
+    path = own_windows(tmp_path / "own.parquet")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_feature_set(folder, N_BARS)
+    features = read_feature_set(folder, 11)
+
+    def seen(spec: TrainSpec) -> tuple[set[bytes], LabelSet]:
+        data = split_labels(read_labels(path, spec.labels), features, spec)
+        unlabelled = unlabelled_windows(spec, data)
+        batch = unlabelled.masked_batch(np.random.default_rng(0), 500, slice(None))
+        return {window.tobytes() for window in batch["x"].numpy()}, data.labels["train"]
+
+    fold = CrossValidation(folds=2, fold=1)
+    windows, train = seen(spec_of(path).model_copy(update={"cross_validate": fold}))
+    assert train.features is not None
+    assert windows == {window.tobytes() for window in train.features}
+
+    windows, train = seen(spec_of(path))
+    assert len(windows) > 2 * len(train), "those of the series"
 
 
 # --- classes too rare for a split, and classes with a direction -----------------------------------

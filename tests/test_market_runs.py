@@ -14,6 +14,7 @@ pytest.importorskip("lightgbm", reason="trees are grown with the extra `train`")
 
 from moola import WINDOW  # noqa: E402
 from moola.api import Run  # noqa: E402
+from moola.cli import app as command_line  # noqa: E402
 from moola.data.labels import EveryMove, LabelSet  # noqa: E402
 from moola.data.move_truth import MoveTruth, move_truth  # noqa: E402
 from moola.data.splits import Split  # noqa: E402
@@ -47,6 +48,7 @@ SMALL = {
     "device": "cpu",
 }  # fmt: skip
 CLASSES = ("consolidation", "retracement")
+MINUTE = pd.Timedelta(minutes=1)
 
 
 class Trained(NamedTuple):
@@ -216,6 +218,54 @@ def test_planted_labels_are_those_of_every_market(
     prepared = prepare_train(spec_of(runs, labels={"source": "planted"}), store, tmp_path)
     assert prepared.warnings == ()
     assert set(prepared.document.inputs) == {"features-NQ", "features-ES"}
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def test_folds_of_two_markets_are_runs_of_a_group(
+    stored: tuple[Store, dict[str, str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, runs, bars = stored
+    monkeypatch.setenv("MOOLA_STORE", store.url)
+    monkeypatch.setenv("MOOLA_WORK", str(tmp_path / "work"))
+    monkeypatch.chdir(tmp_path)
+    small = {name: value for name, value in SMALL.items() if name != "splits"}
+    Path("small.yaml").write_text(json.dumps(small))
+    named = [f"--features={name}={run_id}" for name, run_id in runs.items()]
+    assert command_line.run(["sweep", "train", "--folds=2", "--spec=small.yaml", *named]) == 0
+
+    (group,) = store.children("groups")
+    capsys.readouterr()
+    assert command_line.run(["group", group, "--json", "--predictions", "folds.parquet"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["cross_validation"]
+    assert [run["fold"] for run in found["runs"]] == [0, 1]
+    assert found["left"] == []
+    scores = [run["metrics"]["f1_macro"] for run in found["runs"]]
+    assert found["mean"]["f1_macro"] == pytest.approx(np.mean(scores))
+
+    table = pd.read_parquet("folds.parquet")
+    assert list(table.columns[:5]) == ["run", "fold", "seed", "split", "market"]
+    assert not table.duplicated(["market", "window_start"]).any(), "a window is tested once"
+    opened = table["window_start"]
+    assert opened[table["fold"] == 0].max() + 104 * MINUTE < opened[table["fold"] == 1].min()
+    for fold, run in enumerate(found["runs"]):
+        assert set(table.loc[table["fold"] == fold, "market"]) == set(MARKETS)
+        known = Run(store, run["run"], tmp_path / "read").predictions
+        assert known["window_start"].isin(pd.concat(bars.values()).index).all()
+        last_bar = known["window_start"] + 104 * MINUTE
+        for before, after in (("train", "val"), ("val", "test")):
+            begins = known.loc[known["split"] == after, "window_start"].min()
+            assert last_bar[known["split"] == before].max() < begins
+        pulled = Run(store, run["run"], tmp_path / "read").pull(
+            tmp_path / f"fold-{fold}", only=["metrics.json"]
+        )
+        metrics = json.loads((pulled / "metrics.json").read_text())
+        for market in metrics["markets"].values():
+            assert market["detection"]["test"]["n_moves"] > 10
 
 
 # --- what is drawn and judged, market by market ---------------------------------------------------

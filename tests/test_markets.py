@@ -1,6 +1,6 @@
 """Several feature sets trained on together: which go together, where labels point, what is cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,8 +15,10 @@ from moola import WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import Series, read_feature_set
 from moola.data.label_files import open_label_file
+from moola.data.label_folds import fold_splits
 from moola.data.label_sources import labels_by_split, load_labels, series_of
 from moola.data.labels import LabelSet
+from moola.data.market_folds import market_fold_splits, pooled_times
 from moola.data.market_labels import (
     files_by_set,
     load_market_labels,
@@ -24,6 +26,8 @@ from moola.data.market_labels import (
 )
 from moola.data.markets import (
     GAP_BARS,
+    MarketRows,
+    folds_of_markets,
     join_features,
     lay_out,
     market_of,
@@ -39,7 +43,7 @@ from moola.runs.attempt import Attempt
 from moola.runs.binding import run_id_of
 from moola.runs.records import InputRun
 from moola.runs.submit import describe_run, put_input, submit
-from moola.specs import SplitDates, TrainSpec, parse_spec
+from moola.specs import CrossValidation, SplitDates, TrainSpec, parse_spec
 from moola.store import Store, open_store
 from tests.feature_set import random_bars, write_feature_set
 
@@ -170,20 +174,31 @@ def test_no_window_of_training_ends_after_validation_has_begun_anywhere(
         assert "each split needs a window" in str(error)  # noqa: PT017 - others are faults
         return
 
+    _, last = bounds_in_time(series, markets)
+    assert last["train"] <= np.datetime64(train_end) + np.timedelta64(1439, "m")
+
+
+def bounds_in_time(
+    series: dict[str, Series], markets: Sequence[MarketRows]
+) -> tuple[dict[str, np.datetime64], dict[str, np.datetime64]]:
+    """Each split's first bar and last one in any market; they share no time, and no range is in two
+    markets."""
     times = np.concatenate([_padded(one) for one in series.values()])
-    first = {name: [] for name in SPLITS}
-    last = {name: [] for name in SPLITS}
+    first = {}
+    last = {}
     for name, ranges in market_ranges(markets).items():
+        bars = []
         for split in ranges:
             rows = np.arange(split.start, split.stop + WINDOW - 1)
             assert len(set(market_of(rows, markets).tolist())) == 1
-            first[name].append(times[rows].min())
-            last[name].append(times[rows].max())
             assert not np.isnat(times[rows]).any()
+            bars.append(times[rows])
+        first[name] = np.concatenate(bars).min()
+        last[name] = np.concatenate(bars).max()
 
-    assert max(last["train"]) < min(first["val"])
-    assert max(last["val"]) < min(first["test"])
-    assert max(last["train"]) <= np.datetime64(train_end) + np.timedelta64(1439, "m")
+    assert last["train"] < first["val"]
+    assert last["val"] < first["test"]
+    return first, last
 
 
 def _padded(series: Series) -> np.ndarray:
@@ -226,6 +241,115 @@ def test_splits_that_are_not_in_their_series_are_damaged(sets: dict[str, Path]) 
     broken = {**series["NQ"].splits, "test": Split(8000, 8990)}
     with pytest.raises(ArtifactError, match=r"test must lie in 0..8896, got 8000..8990"):
         lay_out({**series, "NQ": replace(series["NQ"], splits=broken)}, SplitDates())
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def test_a_fold_is_cut_at_the_same_moments_in_all_markets() -> None:
+    """2 folds of A, 2,400 minutes, and B, the last 1,200 of these: 3,600 bars.
+
+    Thirds are cut at bars 1,200 and 2,400, which are minutes 1,200 and 1,800; the last 15 % of the
+    first one (two) thirds begin at bar 1,020 (2,040), which is minute 1,020 (1,620).
+    """
+    series = {
+        "A": times_only("2024-03-04", 2400, "a"),
+        "B": times_only("2024-03-04 20:00", 1200, "b"),
+    }
+    bounds = [
+        {"A": [(0, 1020), (1020, 1200), (1200, 1800)], "B": [None, None, (0, 600)]},
+        {"A": [(0, 1620), (1620, 1800), (1800, 2400)], "B": [(0, 420), (420, 600), (600, 1200)]},
+    ]
+    for number, expected in enumerate(bounds):
+        fold = CrossValidation(folds=2, fold=number)
+        markets = lay_out(series, SplitDates(), fold)
+        for market in markets:
+            spans = zip(SPLITS, expected[market.name], strict=True)
+            splits = {
+                name: Split(span[0], span[1] - WINDOW + 1).moved(market.first_row)
+                for name, span in spans
+                if span is not None
+            }
+            assert market.splits == splits, (number, market.name)
+        assert folds_of_markets(series)(fold) == market_ranges(markets)
+
+
+@pytest.mark.parametrize("n_bars", [3000, 3001, 7777])
+def test_the_folds_of_one_market_are_those_of_a_series(n_bars: int) -> None:
+    times = {"A": times_only("2024-03-04", n_bars, "a", skipped=5000).times}
+    for number in range(3):
+        fold = CrossValidation(folds=3, fold=number)
+        splits = market_fold_splits(times, pooled_times(times), fold)
+        assert splits == {"A": fold_splits(fold, n_bars)}
+
+
+@settings(deadline=None, max_examples=40)
+@given(some_series(), st.integers(1, 5))
+def test_no_split_of_a_fold_shares_time_with_a_later_one_anywhere(
+    series: dict[str, Series], folds: int
+) -> None:
+    times = np.sort(np.concatenate([_padded(one)[:-GAP_BARS] for one in series.values()]))
+    tested_until = times[0]
+    for number in range(folds):
+        fold = CrossValidation(folds=folds, fold=number)
+        try:
+            first, last = bounds_in_time(series, lay_out(series, SplitDates(), fold))
+        except DataError as error:
+            assert f"fold {number} of 0..{folds - 1}" in str(error)  # noqa: PT017 - others are faults
+            continue
+        part = (times >= first["test"]) & (times <= last["test"])
+        assert part.sum() <= len(times) / (folds + 1) + len(series)
+        assert first["test"] > tested_until
+        tested_until = last["test"]
+
+
+def test_a_class_too_rare_for_a_fold_is_dropped_from_all_folds_of_markets(
+    sets: dict[str, Path], tmp_path: Path
+) -> None:
+    """A retracement becomes a third class from March 8 on: the first fold never sees it."""
+    path = moves_csv(tmp_path / "both.csv", n=120)
+    table = pd.read_csv(path)
+    is_late = (table["start"] >= "2024-03-08") & (table.index % 4 == 1)
+    table.loc[is_late, "label"] = "late"
+    table.to_csv(path, index=False)
+    series = series_in(sets)
+    classes = ["consolidation", "retracement", "late"]
+    for number in range(2):
+        labels = {"source": str(path), "classes": classes, "rare_classes": "drop"}
+        fold = {"folds": 2, "fold": number}
+        spec = parse_spec(TrainSpec, {"labels": labels, "cross_validate": fold}, place="here")
+        markets = lay_out(series, spec.splits, spec.cross_validate)
+        parts, left_out = labels_by_split(
+            labels_of(sets, spec, path), market_ranges(markets), spec, folds_of_markets(series)
+        )
+        assert {part.classes for part in parts.values()} == {("consolidation", "retracement")}
+        assert left_out["late is too rare for a split of a fold (drop)"] == is_late.sum()
+        assert {len(set(market_of(part.anchor, markets))) for part in parts.values()} == {2}
+
+
+def test_the_folds_of_a_run_on_several_markets_are_runs(
+    stored: tuple[Store, dict[str, str]], tmp_path: Path
+) -> None:
+    store, _ = stored
+    path = moves_csv(tmp_path / "both.csv", n=120)
+
+    def fold_run(folds: int, fold: int, **fields: object) -> PreparedRun:
+        config = {"folds": folds, "fold": fold}
+        return prepared(stored, tmp_path, path, cross_validate=config, **fields)
+
+    first = fold_run(2, 0, splits={})
+    assert "splits" not in first.document.spec
+    assert set(first.document.inputs) == {"features-FX", "features-NQ", "labels"}
+    put_input(store, path, first.input_file("labels"))
+    submit(store, first.run_id, first.document)
+    assert prepare_rerun(store, first.run_id, tmp_path / "work", {}).run_id == first.run_id
+    second = prepare_rerun(store, first.run_id, tmp_path / "work", {"cross_validate.fold": 1})
+    assert second.document == fold_run(2, 1, splits={}).document
+
+    with pytest.raises(DataError, match="give no splits beside it"):
+        fold_run(2, 0)
+    with pytest.raises(DataError, match=r"fold 0 of 0\.\.49: take fewer folds"):
+        fold_run(50, 0, splits={})
 
 
 # --- sets that go together ------------------------------------------------------------------------
@@ -381,6 +505,22 @@ def test_rows_that_say_none_move_with_their_set(sets: dict[str, Path], tmp_path:
     assert truth.is_known.sum() == 131 + 120 * 8
 
 
+def test_a_market_without_rows_that_say_none_is_named_where_others_have_them(
+    stored: tuple[Store, dict[str, str]], tmp_path: Path
+) -> None:
+    path = moves_csv(tmp_path / "both.csv")
+    table = pd.read_csv(path)
+    for name, expected in (("NQ", ["only NQ has rows without a move"]), ("FX", [])):
+        index = BARS[name].index
+        table.loc[len(table)] = [str(index[20]), str(index[150]), "none", name]
+        table.to_csv(path, index=False)
+        warnings = prepared(stored, tmp_path, path).warnings
+        assert len(warnings) == len(expected)
+        for warning, start in zip(warnings, expected, strict=True):
+            assert warning.startswith(start)
+            assert "what is found in FX" in warning
+
+
 def test_a_class_is_rare_by_the_labels_of_all_markets(
     sets: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -518,8 +658,6 @@ def test_what_does_not_go_with_the_number_of_sets_is_refused(
     store, runs = stored
     with pytest.raises(DataError, match="splits of a train spec are for several"):
         prepare_train(spec_of(features=runs["NQ"]), store, tmp_path)
-    with pytest.raises(DataError, match="cross_validate is for one feature set"):
-        prepared(stored, tmp_path, "hindsight", cross_validate={"folds": 2, "fold": 0})
     with pytest.raises(DataError, match="1 to 60 letters"):
         prepared(stored, tmp_path, "hindsight", features=[f"EUR/USD={runs['FX']}", runs["NQ"]])
     with pytest.raises(DataError, match="must not be the name of a device"):

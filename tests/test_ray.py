@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import moola
 from moola.errors import DataError, TryAgainError
 from moola.jobs.prepare import PreparedRun
 from moola.launch.local import job_arguments, start_job
+from moola.launch.member_progress import MemberProgress
 from moola.launch.on_ray.environment import store_environment
+from moola.launch.on_ray.members import MemberOrder, RayMembers
+from moola.launch.on_ray.members import _Member as RayMember
 from moola.launch.on_ray.share import room_for, share_of
 from moola.launch.on_ray.task import new_attempt_id, own_attempts, task_for_nodes
 from moola.launch.settings import Settings
-from moola.providers.ray_cluster import Cluster, Node, Share, open_cluster
+from moola.providers.ray_cluster import Cluster, Node, Share, Task, TaskEnd, open_cluster
 from moola.runs.binding import is_attempt_id
 from moola.runs.protocol import attempt_key
 from moola.runs.provenance import code_sha256
@@ -38,7 +42,7 @@ from moola.store import Store, open_store
 from moola.store.background import in_background
 from tests.feature_set import random_bars
 from tests.ray_nodes import RayNodes, running_ray_nodes
-from tests.ray_sweep import SMALL_JOB, run_small
+from tests.ray_sweep import SMALL_JOB, ended_small, run_small, start_small
 from tests.rented import wait_for
 from tests.runs import attempt_id, pid_of, submitted_run
 from tests.test_sweep import LONGEST_S, Computer, at_work, digests
@@ -290,6 +294,159 @@ def test_one_run_is_told_to_be_a_sweep(tmp_path: Path) -> None:
     assert "moola sweep precompute ... --on ray" in launch("precompute", exit_code=3)
 
 
+# --- members of a launcher, without a cluster -----------------------------------------------------
+
+
+class GivenTask(Task):
+    """In the place of Ray's: it ends when it is told to; what it is asked for is kept."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[bool] = []  # `force` of each
+        self.given: TaskEnd | None = None
+
+    def has_ended(self) -> bool:
+        return self.given is not None
+
+    def end(self) -> TaskEnd:
+        assert self.given is not None
+        return self.given
+
+    def cancel(self, *, force: bool) -> None:
+        self.cancelled.append(force)
+
+
+class GivenCluster(Cluster):
+    """Takes what is to be started: its tasks have ended at once."""
+
+    def __init__(self) -> None:
+        super().__init__(is_own=False)
+        self.started: list[tuple[Mapping[str, Any], Share, dict[str, Any]]] = []
+
+    def start(self, _: object, order: Mapping[str, Any], share: Share, **options: Any) -> GivenTask:
+        self.started.append((order, share, options))
+        task = GivenTask()
+        task.given = TaskEnd({"exit_code": 3, "words": ""}, "")
+        return task
+
+
+SECRET = "s3cretKeyOfTheStore"
+
+
+def test_keys_are_in_the_environment_of_the_order_and_nothing_else_that_ray_is_given(
+    tmp_path: Path,
+) -> None:
+    store = open_store(f"file://{tmp_path}")
+    run_id = submitted_run(store, "small")
+    cluster = GivenCluster()
+    orders = {run_id: MemberOrder(Share(1, 0, 1), 2, {"AWS_SECRET_ACCESS_KEY": SECRET})}
+    members = RayMembers(cluster, store, ["job.py"], orders, parallel=1)
+    with MemberProgress(Console(quiet=True), store, {run_id: ""}) as progress:
+        assert members.run([run_id], progress) == {run_id: 3}
+
+    ((order, share, options),) = cluster.started
+    assert order["environment"] == {"AWS_SECRET_ACCESS_KEY": SECRET}
+    rest = {name: value for name, value in order.items() if name != "environment"}
+    assert SECRET not in repr((rest, share, options))
+
+
+def test_the_keys_of_an_order_are_in_the_job_and_not_left_in_rays_process(tmp_path: Path) -> None:
+    """Which does the tasks of others next."""
+    store = open_store(f"file://{tmp_path}/store")
+    run_id = submitted_run(store, "small")
+    job = tmp_path / "job.py"
+    seen = tmp_path / "seen"
+    job.write_text(
+        f"import json, os\nprint(json.dumps(dict(os.environ)), file=open({str(seen)!r}, 'w'))\n"
+    )
+    code = (
+        "import json, os, sys; from moola.launch.on_ray.task import run_member\n"
+        "before = dict(os.environ)\n"
+        "run_member(json.loads(sys.stdin.read()))\n"
+        "assert dict(os.environ) == before"
+    )
+    environment = {
+        "MOOLA_STORE": store.url,
+        "MOOLA_WORK": str(tmp_path / "work"),
+        "MOOLA_RUN": run_id,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_PROFILE": "",
+    }
+    told = order(
+        code=code_sha256(),
+        run_id=run_id,
+        arguments=[str(job)],
+        mark="1a2b",
+        environment=environment,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(seen.read_text())["AWS_SECRET_ACCESS_KEY"] == SECRET
+    assert not [path for path in (tmp_path / "store").rglob("*") if holds(path, SECRET)]
+    assert SECRET not in done.stdout + done.stderr
+
+
+def holds(path: Path, secret: str) -> bool:
+    return path.is_file() and secret.encode() in path.read_bytes()
+
+
+def put_running(store: Store, run_id: str, attempt: str) -> None:
+    status = {"state": "running", "time": "2026-01-01T00:00:00+00:00"}
+    store.put(attempt_key(run_id, attempt, "status.json"), json.dumps(status).encode())
+
+
+def is_asked_to_stop(store: Store, run_id: str, attempt: str) -> bool:
+    return store.exists(attempt_key(run_id, attempt, "cancel.json"))
+
+
+def test_ctrl_c_stops_what_this_launcher_runs_and_not_what_another_one_does(
+    tmp_path: Path,
+) -> None:
+    store = open_store(f"file://{tmp_path}")
+    run_id = submitted_run(store, "small")
+    others = attempt_id(1)
+    put_running(store, run_id, others)
+    task = GivenTask()
+    member = RayMember(store, run_id, 0, "1a2b", task)
+    member.send_signal(signal.SIGINT)
+    assert task.cancelled == [False], "it waits for the other one, on some node"
+    assert not is_asked_to_stop(store, run_id, others)
+
+    own = new_attempt_id(store, run_id, "1a2b")
+    put_running(store, run_id, own)
+    newest = new_attempt_id(store, run_id, "ffff")
+    put_running(store, run_id, newest)
+    member = RayMember(store, run_id, 0, "1a2b", GivenTask())
+    member.send_signal(signal.SIGINT)
+    asked = {name: is_asked_to_stop(store, run_id, name) for name in (others, own, newest)}
+    assert asked == {others: False, own: True, newest: False}
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    """Ray ends the task's process, which can record no end: the launcher does."""
+    store = open_store(f"file://{tmp_path}")
+    run_id = submitted_run(store, "small")
+    own = new_attempt_id(store, run_id, "1a2b")
+    put_running(store, run_id, own)
+    task = GivenTask()
+    member = RayMember(store, run_id, 0, "1a2b", task)
+    member.send_signal(signal.SIGINT)
+    assert member.poll(signal.SIGINT) is None
+    member.send_signal(signal.SIGINT)
+    assert task.cancelled == [False, True]
+
+    task.given = TaskEnd(None, "cancelled")
+    assert member.poll(signal.SIGINT) == 130
+    status = read_status(store, run_id, own)
+    assert status is not None
+    assert status.state == "cancelled"
+
+
 # --- a cluster of this computer, which ends with the sweep --------------------------------------
 
 
@@ -352,6 +509,37 @@ def test_how_a_run_ended_is_what_its_records_say(nodes: RayNodes, tmp_path: Path
     assert exit_codes == {bad: 3, passing: 75, missing: 4}
     assert len(attempts_of(store, bad)) == 1, "what cannot pass is not tried again"
     assert len(attempts_of(store, passing)) == 3
+
+
+def test_a_second_ctrl_c_leaves_a_job_that_does_not_stop(nodes: RayNodes, tmp_path: Path) -> None:
+    """The run is cancelled while its job is still there; another launcher's goes on."""
+    store = open_store(f"file://{tmp_path}/store")
+    run_id = submitted_run(store, "small", steps=1, hang=True, is_deaf=True)
+    others = attempt_id(1)
+    put_running(store, run_id, others)
+    launcher = start_small(store.url, tmp_path / "work", [run_id], nodes.address)
+
+    def own_attempt() -> str | None:
+        has_begun = newest_checkpoint(store, run_id) is not None
+        return attempts_of(store, run_id)[-1] if has_begun else None
+
+    own = str(wait_for(own_attempt, "the job at its last step", LONGEST_S))
+    pid = pid_of(store, run_id)
+    try:
+        launcher.send_signal(signal.SIGINT)
+        wait_for(lambda: is_asked_to_stop(store, run_id, own), "the request", LONGEST_S)
+        assert launcher.poll() is None
+        launcher.send_signal(signal.SIGINT)
+        assert ended_small(launcher) == {run_id: 130}
+        assert Path(f"/proc/{pid}").exists()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        launcher.kill()
+
+    status = read_status(store, run_id, own)
+    assert status is not None
+    assert status.state == "cancelled"
+    assert not is_asked_to_stop(store, run_id, others)
 
 
 def test_a_group_survives_the_loss_of_a_node(nodes: RayNodes, tmp_path: Path) -> None:

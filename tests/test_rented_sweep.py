@@ -1,6 +1,7 @@
 """Sweeps on rented machines by the commands alone: --on runpod, and --detach with `tend`."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from moola.runs.reading import attempts_of, read_manifest
 from moola.store import open_store
 from tests.fake_runpod import FakeRunpod
 from tests.feature_set import random_bars
+from tests.hook import Hook, running_hook
 from tests.rented import wait_for
 from tests.test_launch import Launcher
 from tests.test_rented_launch import Account, account, environment, fake, images
@@ -28,14 +30,20 @@ PATIENT = {  # a job that takes long on a busy computer is neither late nor sile
 LONGEST_S = 280.0
 
 
-def computer(account: Account, n_files: int) -> Launcher:
-    """With files of bars."""
-    launcher = account.computer(**PATIENT)
+def computer(account: Account, n_files: int, hook: Hook) -> Launcher:
+    """With files of bars; it sends notices to the hook."""
+    launcher = account.computer(**PATIENT, MOOLA_NOTIFY=hook.address)
     folder = launcher.folder / "bars"
     folder.mkdir()
     for number in range(n_files):
         random_bars(seed=number).to_parquet(folder / f"market-{number}.parquet")
     return launcher
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    with running_hook() as running:
+        yield running
 
 
 def group_in(account: Account) -> Group:
@@ -63,10 +71,11 @@ def check_all_is_done(account: Account, group: Group) -> None:
 
 
 def test_a_sweep_on_rented_machines_holds_its_caps_and_computes_nothing_twice(
-    fake: FakeRunpod, account: Account, environment: None
+    fake: FakeRunpod, account: Account, environment: None, hook: Hook
 ) -> None:
+    """And one notice is sent, of the group."""
     del environment
-    laptop = computer(account, n_files=3)
+    laptop = computer(account, 3, hook)
     pods_before = set(fake.pods)
     said = account.say(laptop, *ON_RUNPOD, "--machines", "2", "--dry-run")
     assert "group-" in said
@@ -91,14 +100,23 @@ def test_a_sweep_on_rented_machines_holds_its_caps_and_computes_nothing_twice(
     again = account.say(laptop, *ON_RUNPOD, "--machines", "2", "--yes")
     assert "3 of them committed already" in again
     assert len(set(fake.pods) - pods_before) == 3
+    require_one_notice(hook, group)
+
+
+def require_one_notice(hook: Hook, group: Group) -> None:
+    (sent,) = hook.bodies
+    n_runs = len(group.members)
+    assert sent["title"] == f"moola: {group.id} {n_runs} committed"
+    assert f"USD on {n_runs} machines" in sent["message"]
 
 
 def test_a_detached_sweep_is_seen_through_by_a_tender_that_goes_on(
-    fake: FakeRunpod, account: Account, environment: None, tmp_path: Path
+    fake: FakeRunpod, account: Account, environment: None, tmp_path: Path, hook: Hook
 ) -> None:
+    """And it sends word of the group, once."""
     del environment
     pods_before = set(fake.pods)
-    laptop = computer(account, n_files=2)
+    laptop = computer(account, 2, hook)
     said = account.say(laptop, *ON_RUNPOD, "--detach", "--yes")
     assert "2 runs can be left" in said
     group = group_in(account)
@@ -106,7 +124,7 @@ def test_a_detached_sweep_is_seen_through_by_a_tender_that_goes_on(
     shown = account.say(laptop, "list", "--state", "submitted", "--state", "waiting")
     assert all(run_id in shown for run_id in group.members)
 
-    tender = account.computer("server", **PATIENT)
+    tender = account.computer("server", **PATIENT, MOOLA_NOTIFY=hook.address)
     assert tmp_path in tender.folder.parents
     process = tender.start("tend", "--follow")
     store = open_store(account.store)
@@ -121,6 +139,7 @@ def test_a_detached_sweep_is_seen_through_by_a_tender_that_goes_on(
     assert all(run_id in told for run_id in group.members)
     check_all_is_done(account, group)
     assert "0 runs open" in account.say(tender, "tend")
+    require_one_notice(hook, group)
 
 
 @pytest.mark.parametrize("options", [("--detach",), ("--detach", "--on", "docker")])

@@ -121,5 +121,5 @@ def rerun(
     run_id = find_run(run_store, run)
     overrides = spec_overrides(set_, {})
     prepared = prepare_rerun(run_store, run_id, settings.work, overrides, force=force)
-    show_warnings(settings, [prepared], dry_run=dry_run)
+    show_warnings(settings, prepared, dry_run=dry_run)
     submit_and_follow(settings, prepared, dry_run=dry_run, yes=yes, about=about)

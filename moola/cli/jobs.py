@@ -142,7 +142,7 @@ def precompute(
     overrides = {**reading_overrides(set_, layout, symbol, timezone), **given(flags)}
     resolved = read_spec(PrecomputeSpec, spec or shipped_spec("precompute"), overrides)
     run = prepare_precompute(resolved, settings.work, force=force)
-    show_warnings(settings, [run], dry_run=dry_run)
+    show_warnings(settings, run, dry_run=dry_run)
     submit_and_follow(settings, run, dry_run=dry_run, yes=yes, about=about, detach=detach)
 
 
@@ -197,7 +197,7 @@ def train(
         run = prepare_resume(resolved, run_store, resume)
     else:
         run = prepare_train(resolved, run_store, settings.work, force=force)
-    show_warnings(settings, [run], dry_run=dry_run)
+    show_warnings(settings, run, dry_run=dry_run)
 
     submit_and_follow(settings, run, dry_run=dry_run, yes=yes, about=about, detach=detach)
     if dry_run or detach:
@@ -207,13 +207,18 @@ def train(
         raise typer.Exit(1)
 
 
-def show_warnings(settings: "Settings", runs: Iterable["PreparedRun"], *, dry_run: bool) -> None:
-    """What the runs read is odd in, once each; a job that runs here says so in its log."""
+def show_warnings(settings: "Settings", run: "PreparedRun", *, dry_run: bool) -> None:
+    """What the run reads is odd in; a job that runs here says so in its log, which is shown."""
+    if dry_run or settings.on != "local":
+        print_warnings([run])
+
+
+def print_warnings(runs: Iterable["PreparedRun"]) -> None:
+    """What the runs read is odd in, once each."""
     from moola.launch.console import print_text, terminal
 
-    if dry_run or settings.on != "local":
-        for warning in dict.fromkeys(warning for run in runs for warning in run.warnings):
-            print_text(f"warning: {warning}", terminal())
+    for warning in dict.fromkeys(warning for run in runs for warning in run.warnings):
+        print_text(f"warning: {warning}", terminal())
 
 
 def _require_own_spec(is_changed: bool) -> None:

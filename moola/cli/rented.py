@@ -37,7 +37,9 @@ def attach(run: RunArgument, store: StoreOption = None) -> None:
         exit_code = session.attended(session.attach)
     finally:
         context = session.context
-        Endings(context.settings).tell(context.store, context.run_id)
+        endings = Endings(context.settings)
+        endings.tell(context.store, context.run_id)
+        endings.tell_groups(context.store)
     raise typer.Exit(exit_code)
 
 
@@ -60,6 +62,7 @@ def reap(store: StoreOption = None) -> None:
     endings = Endings(settings)
     for run_id in {one.run_id for one in reaped if one.ended and one.run_id}:
         endings.tell(run_store, run_id)
+    endings.tell_groups(run_store)
 
     print_table(reaping.reap_table(reaped))
     n_ended = sum(one.ended for one in reaped)

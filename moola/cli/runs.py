@@ -199,7 +199,9 @@ def cancel(run: RunArgument, store: StoreOption = None) -> None:
     else:
         state = local.cancel(run_store, run_id)
     print_text(f"{run_id}: {state}")
-    Endings(settings).tell(run_store, run_id)
+    endings = Endings(settings)
+    endings.tell(run_store, run_id)
+    endings.tell_groups(run_store)
 
 
 def _is_rented(store: "Store", run_id: str) -> bool:

@@ -14,8 +14,8 @@ from moola.cli.jobs import (
     LabelsOption,
     LabelZoneOption,
     WindowsOption,
+    print_warnings,
     require_detachable,
-    show_warnings,
 )
 from moola.cli.options import (
     FETCHED,
@@ -273,7 +273,7 @@ def _sweep(
             members.append((title_of(point), prepare(point)))
             advance(1)
 
-    show_warnings(settings, (run for _, run in members), dry_run=how.dry_run)
+    print_warnings(run for _, run in members)  # the logs of the members are not shown
     sweep = sweep_of(job, members)
     if settings.on == "runpod":
         from moola.launch.rented.sweep import Caps, run_rented_sweep

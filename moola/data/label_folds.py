@@ -1,24 +1,26 @@
 """The folds of a forward-chaining cross-validation: labels of the past, and of what follows."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from moola import WINDOW
-from moola.data.labels import LabelSet, assign_splits, nonzero_counts, split_in_order
-from moola.data.splits import SPLITS, Split
+from moola.data.labels import LabelSet, assign_ranges, nonzero_counts, split_in_order
+from moola.data.splits import SPLITS, Ranges, Split, ranges_of
 from moola.errors import DataError
 from moola.specs import CrossValidation, RareClasses
 
 VALIDATION_SHARE = 0.15  # of the time before a fold's test, its last part
 
 Parts = tuple[dict[str, LabelSet], dict[str, int]]  # labels by split; reason -> left out
+FoldRanges = Callable[[CrossValidation], Ranges]  # where a fold's splits lie in the series
 
 
 def fold_splits(config: CrossValidation, n_bars: int) -> dict[str, Split]:
     """Where a fold's train, val and test lie among the windows of a series; they share no bar."""
-    cuts = [round(n_bars * share) for share in _cuts(config)]
+    cuts = [round(n_bars * share) for share in fold_cuts(config)]
     for name, (first, stop) in zip(SPLITS, pairwise(cuts), strict=True):
         if stop - first < WINDOW:
             raise DataError(
@@ -32,30 +34,40 @@ def fold_splits(config: CrossValidation, n_bars: int) -> dict[str, Split]:
     }
 
 
+def no_folds(_: CrossValidation) -> Ranges:
+    """Of labels that carry their own bars: they lie in no series."""
+    return {}
+
+
+def folds_of_series(n_bars: int) -> FoldRanges:
+    """The folds of one series."""
+    return lambda config: ranges_of(fold_splits(config, n_bars))
+
+
 def fold_labels(
     labels: LabelSet,
     config: CrossValidation,
-    n_bars: int,
+    folds: FoldRanges,
     rare_classes: RareClasses = "refuse",
 ) -> Parts:
     """The labels of a fold by split, and how many are in none, by reason.
 
-    `n_bars` is that of the series which anchored labels point into. All folds have the same
+    `folds` are those of the series which anchored labels point into. All folds have the same
     classes: "drop" leaves out of all of them what is too rare for a split of any. Raises DataError
     naming the fold that has too few.
     """
     if rare_classes != "drop":
-        return _cut(labels, config, n_bars, rare_classes)
+        return _cut(labels, config, folds, rare_classes)
 
-    kept = _without_rare_classes(labels, config, n_bars)
-    return _cut(kept, config, n_bars, "refuse")
+    kept = _without_rare_classes(labels, config, folds)
+    return _cut(kept, config, folds, "refuse")
 
 
-def _without_rare_classes(labels: LabelSet, config: CrossValidation, n_bars: int) -> LabelSet:
+def _without_rare_classes(labels: LabelSet, config: CrossValidation, folds: FoldRanges) -> LabelSet:
     rare: set[str] = set()
     for fold in range(config.folds):
         one = config.model_copy(update={"fold": fold})
-        parts, _ = _cut(labels, one, n_bars, "drop")
+        parts, _ = _cut(labels, one, folds, "drop")
         rare |= set(labels.classes) - set(parts["train"].classes)
 
     if len(labels.classes) - len(rare) < 2:
@@ -73,13 +85,13 @@ def _without_rare_classes(labels: LabelSet, config: CrossValidation, n_bars: int
 def _cut(
     labels: LabelSet,
     config: CrossValidation,
-    n_bars: int,
+    folds: FoldRanges,
     rare_classes: RareClasses,
 ) -> Parts:
-    splits = fold_splits(config, n_bars) if labels.anchored else {}
+    ranges = folds(config) if labels.anchored else {}
     try:
         if labels.anchored:
-            return assign_splits(labels, splits, rare_classes)
+            return assign_ranges(labels, ranges, rare_classes)
         return _cut_in_order(labels, config, rare_classes)
     except DataError as error:
         raise DataError(
@@ -94,7 +106,7 @@ def _cut_in_order(
     rare_classes: RareClasses,
 ) -> Parts:
     """Labels that carry their own bars: their order is taken for that of time."""
-    cuts = _cuts(config)
+    cuts = fold_cuts(config)
     known = labels.take(np.arange(round(len(labels) * cuts[-1])))
     spans = zip(SPLITS, pairwise(cuts), strict=True)
     shares = {name: (stop - first) / cuts[-1] for name, (first, stop) in spans}
@@ -104,7 +116,7 @@ def _cut_in_order(
     return parts, nonzero_counts(left_out)
 
 
-def _cuts(config: CrossValidation) -> list[float]:
+def fold_cuts(config: CrossValidation) -> list[float]:
     """Where train, val and test of a fold begin, and where test ends: shares of the whole time."""
     test_begins = (config.fold + 1) / (config.folds + 1)
     test_ends = (config.fold + 2) / (config.folds + 1)

@@ -24,7 +24,7 @@ from moola.data.feature_set import (
 )
 from moola.data.hindsight import hindsight_labels
 from moola.data.label_files import SET_COLUMN, LabelFile, labels_of_file
-from moola.data.label_folds import fold_labels
+from moola.data.label_folds import FoldRanges, fold_labels, folds_of_series, no_folds
 from moola.data.labels import LabelSet, assign_ranges, require_examples, split_in_order
 from moola.data.placement import MOVE_TIMES, place_windows, planted_labels
 from moola.data.splits import SPLITS, Ranges, Split, ranges_of
@@ -150,18 +150,18 @@ def labels_by_split(
     labels: LabelSet,
     ranges: Ranges,
     spec: TrainSpec,
-    n_bars: int = 0,
+    folds: FoldRanges = no_folds,
 ) -> tuple[dict[str, LabelSet], dict[str, int]]:
     """The labels of each split, and how many are in none, by reason.
 
     Anchored labels lie in the `ranges` of the feature set or sets; those that carry their own bars
     are cut in their order by `labels.fractions`. A run that is a fold has the fold's splits
-    instead, of a series of `n_bars`. The training labels are drawn as the spec says. Raises
-    DataError where a class has too few labels.
+    instead, by the `folds` of the feature set or sets. The training labels are drawn as the spec
+    says. Raises DataError where a class has too few labels.
     """
     rare_classes = spec.labels.rare_classes
     if spec.cross_validate is not None:
-        parts, left_out = fold_labels(labels, spec.cross_validate, n_bars, rare_classes)
+        parts, left_out = fold_labels(labels, spec.cross_validate, folds, rare_classes)
     elif labels.anchored:
         parts, left_out = assign_ranges(labels, ranges, rare_classes)
     else:
@@ -203,7 +203,8 @@ def check_labels(
     if series is None:
         labels_by_split(labels, {}, spec)
     else:
-        labels_by_split(labels, ranges_of(series.splits), spec, len(series.bars))
+        folds = folds_of_series(len(series.bars))
+        labels_by_split(labels, ranges_of(series.splits), spec, folds)
 
 
 def _require_one_set(file: LabelFile, run: str) -> None:

@@ -9,10 +9,10 @@ from moola.data.feature_set import Series
 from moola.data.label_files import SET_COLUMN, LabelFile
 from moola.data.label_sources import labels_by_split, load_labels
 from moola.data.labels import EveryMove, LabelSet, NoMoves, refuse_first
-from moola.data.markets import MarketRows, market_of, market_ranges
+from moola.data.markets import MarketRows, folds_of_markets, market_of, market_ranges
 from moola.errors import DataError
 from moola.features.arrays import Ints
-from moola.specs import COMPUTED_LABELS, LabelConfig, TrainSpec
+from moola.specs import COMPUTED_LABELS, NO_MOVE, LabelConfig, TrainSpec
 
 LEAST_NAME = 4  # characters of the start of a run's id, after the job
 
@@ -59,8 +59,10 @@ def check_market_labels(
     Raises DataError.
     """
     labels = load_market_labels(spec.labels, files, series, markets)
-    parts, _ = labels_by_split(labels, market_ranges(markets), spec)
-    return require_labels_of_each(parts, markets, are_drawn=spec.draws_labels)
+    folds = folds_of_markets(series)
+    parts, _ = labels_by_split(labels, market_ranges(markets), spec, folds)
+    warnings = require_labels_of_each(parts, markets, are_drawn=spec.draws_labels)
+    return (*warnings, *no_move_warnings(labels, markets))
 
 
 def files_by_set(file: LabelFile, runs: Mapping[str, str]) -> dict[str, LabelFile]:
@@ -112,7 +114,7 @@ def require_labels_of_each(
         if not are_drawn and not sum(count[number] for count in counts.values()):
             raise DataError(
                 f"each feature set must have labels in a split: those of {market.name} "
-                f"({market.run}) are in none; see the splits' dates, or leave the set out"
+                f"({market.run}) are in none; see where the splits are cut, or leave the set out"
             )
         if not counts["train"][number]:
             warnings.append(
@@ -121,6 +123,24 @@ def require_labels_of_each(
             )
 
     return tuple(warnings)
+
+
+def no_move_warnings(labels: LabelSet, markets: Sequence[MarketRows]) -> tuple[str, ...]:
+    """A warning where only some of the markets have rows that say that there is no move."""
+    if labels.no_moves is None:
+        return ()
+
+    row = labels.no_moves.first_bar
+    counts = np.bincount(market_of(row, markets), minlength=len(markets))
+    without = [market.name for market, count in zip(markets, counts, strict=True) if not count]
+    if not without:
+        return ()
+
+    have = [market.name for market in markets if market.name not in without]
+    return (
+        f"only {', '.join(have)} has rows without a move (the label {NO_MOVE}): what is found in "
+        f"{', '.join(without)} where nothing is labelled counts as unknown there, not as wrong",
+    )
 
 
 def _counts(labels: LabelSet, markets: Sequence[MarketRows]) -> Ints:

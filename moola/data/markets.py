@@ -4,8 +4,9 @@ A window is in one market, and no window of training ends after validation has b
 Between two markets there are GAP_BARS rows that belong to none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -14,10 +15,12 @@ import pandas as pd
 from moola import PRICES, WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import FeatureSet, Series
+from moola.data.label_folds import FoldRanges
+from moola.data.market_folds import market_fold_splits, pooled_times
 from moola.data.splits import SPLITS, Ranges, Split, cut_at_dates
 from moola.errors import ArtifactError, DataError
 from moola.features.arrays import Ints
-from moola.specs import SplitDates
+from moola.specs import CrossValidation, SplitDates
 
 GAP_BARS = WINDOW
 ORDERED = (("train", "val"), ("val", "test"), ("train", "test"))  # splits that follow each other
@@ -39,29 +42,64 @@ class MarketRows:
     splits: Mapping[str, Split]
 
 
-def lay_out(series: Mapping[str, Series], dates: SplitDates) -> tuple[MarketRows, ...]:
+def lay_out(
+    series: Mapping[str, Series],
+    dates: SplitDates,
+    fold: CrossValidation | None = None,
+) -> tuple[MarketRows, ...]:
     """The markets of feature sets, by name, with their splits.
 
-    These are cut at the `dates`, where they are given, else they are the sets' own. Raises
-    DataError for sets that do not go together, and for splits of one that reach into a later one of
-    another.
+    These are the fold's, where there is one; else they are cut at the `dates`, where they are
+    given, and else they are the sets' own. Raises DataError for sets that do not go together, and
+    for splits of one that reach into a later one of another.
     """
     _require_alike({name: one.metadata for name, one in series.items()})
     _require_distinct(series)
+    if fold is not None:
+        markets = _fold_markets(series)(fold)
+        _require_each_split(markets, _fold_text(fold))
+        return markets
+
     splits = {
         name: cut_at_dates(one.times, dates) if dates.given else _own_splits(one)
         for name, one in series.items()
     }
     _require_in_time_order({name: (series[name].times, splits[name]) for name in series})
+    markets = _end_to_end(series, splits)
+    _require_each_split(markets, _dates_text(dates))
+    return markets
 
+
+def folds_of_markets(series: Mapping[str, Series]) -> FoldRanges:
+    """The folds of several feature sets, in the rows of all: cut at the same moments."""
+    markets = _fold_markets(series)
+    return lambda fold: market_ranges(markets(fold))
+
+
+def _fold_markets(
+    series: Mapping[str, Series],
+) -> Callable[[CrossValidation], tuple[MarketRows, ...]]:
+    """The markets, cut as a fold is."""
+    times = {name: one.times for name, one in series.items()}
+
+    @cache
+    def pooled() -> pd.DatetimeIndex:
+        return pooled_times(times)
+
+    return lambda fold: _end_to_end(series, market_fold_splits(times, pooled(), fold))
+
+
+def _end_to_end(
+    series: Mapping[str, Series],
+    splits: Mapping[str, Mapping[str, Split]],
+) -> tuple[MarketRows, ...]:
+    """The markets with their splits, which are given in the rows of each, in the rows of all."""
     markets = []
     first_row = 0
     for name, one in series.items():
         moved = {split: windows.moved(first_row) for split, windows in splits[name].items()}
         markets.append(MarketRows(name, one.run, first_row, len(one.bars), moved))
         first_row += len(one.bars) + GAP_BARS
-
-    _require_each_split(markets, dates)
     return tuple(markets)
 
 
@@ -195,11 +233,23 @@ def _require_in_time_order(
             )
 
 
-def _require_each_split(markets: Sequence[MarketRows], dates: SplitDates) -> None:
+def _require_each_split(markets: Sequence[MarketRows], cut_at: str) -> None:
+    """Raises DataError, saying where the splits are cut, for one without a window anywhere."""
     for name, splits in market_ranges(markets).items():
         if not splits:
             raise DataError(
                 f"each split needs a window of {WINDOW} bars in one of the feature sets: {name} "
-                f"has none (splits: train_end {dates.train_end}, val_end {dates.val_end}, test_end "
-                f"{dates.test_end})"
+                f"has none ({cut_at})"
             )
+
+
+def _dates_text(dates: SplitDates) -> str:
+    ends = [f"{name} {getattr(dates, name)}" for name in ("train_end", "val_end", "test_end")]
+    return f"splits: {', '.join(ends)}"
+
+
+def _fold_text(fold: CrossValidation) -> str:
+    return (
+        f"cross_validate.folds: fold {fold.fold} of 0..{fold.folds - 1}: take fewer folds, or more "
+        f"bars"
+    )

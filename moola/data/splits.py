@@ -52,6 +52,11 @@ def cut_at_dates(times: pd.DatetimeIndex, dates: SplitDates) -> dict[str, Split]
         else int(times.searchsorted(_day_after(dates.test_end)))
     )
 
+    return cut_at_bars(stops)
+
+
+def cut_at_bars(stops: Sequence[int]) -> dict[str, Split]:
+    """The splits that end before these bars, train first, without those in which no window fits."""
     splits = {}
     for name, first_bar, stop_bar in zip(SPLITS, [0, *stops[:-1]], stops, strict=True):
         if stop_bar - first_bar >= WINDOW:

@@ -67,9 +67,10 @@ def require_fields_of_several(spec: TrainSpec, n_sets: int) -> None:
             "precompute: moola precompute --train-end DAY --val-end DAY (in the rerun of a run of "
             "several: --set 'splits={}')"
         )
-    if n_sets > 1 and spec.cross_validate is not None:
+    if spec.splits.given and spec.cross_validate is not None:
         raise DataError(
-            "cross_validate is for one feature set: the folds of several are not made yet"
+            "cross_validate makes the splits of its folds itself: give no splits beside it (in the "
+            "rerun of a run that has some: --set 'splits={}')"
         )
     source = spec.labels.source
     if isinstance(source, str):

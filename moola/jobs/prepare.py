@@ -187,7 +187,7 @@ def _prepare_markets(
     files = label_inputs(spec, sets, work)
     require_writable(work)
     series = {name: fetch_series(store, sets[name], work) for name in sorted(sets)}
-    markets = lay_out(series, spec.splits)
+    markets = lay_out(series, spec.splits, spec.cross_validate)
     warnings = check_market_labels(spec, files.by_market, series, markets)
 
     described: dict[str, InputFile | InputRun] = {

@@ -1,5 +1,8 @@
 """Word of how a run ended, to the addresses in MOOLA_NOTIFY, by whoever sees it end first.
 
+Of the members of a group those that failed alone; the group has a notice of its own
+(`moola.launch.group_notices`).
+
 Addresses are those of the library Apprise (mail, Slack, Telegram, webhooks ...). They are secrets,
 so they are in the environment alone and no message names one. `notified.json` of an attempt is the
 claim to send its notice: it is written before, so that none is sent twice. What fails is said, and
@@ -8,14 +11,15 @@ fails nothing else.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from moola.errors import ArtifactError, DataError
 from moola.launch.console import print_text, terminal
 from moola.runs.about import read_about
 from moola.runs.binding import job_of
-from moola.runs.launches import all_launches, cost_of
+from moola.runs.launches import LaunchCost, all_launches, cost_of
 from moola.runs.protocol import attempt_key, canonical_json, now_text
 from moola.runs.reading import RunState, read_file_record, require_manifest, run_state
 from moola.runs.records import State
@@ -23,8 +27,13 @@ from moola.runs.redaction import NOTIFY, safe_text
 from moola.store import Store
 from moola.text import shortened
 
+if TYPE_CHECKING:
+    from moola.evaluation.result_documents import MetricDocument
+
 NOTIFIED = "notified.json"
 LONGEST_REASON = 1000  # characters
+MOST_MEMBERS = 10  # of a group that have a notice of their own, of one command
+NOT_FAILED = (State.COMMITTED, State.CANCELLED, State.TERMINATED)
 
 
 def addresses(environment: Mapping[str, str]) -> list[str]:
@@ -58,13 +67,52 @@ def tell_end(store: Store, run_id: str, environment: Mapping[str, str] = os.envi
         return
     try:
         state = run_state(store, run_id)
-        if state.attempt is None or not state.state.is_final:
-            return
-        require_addresses(environment)
-        if _claim(store, run_id, state.attempt):
-            send(urls, f"moola: {run_id} {state.state}", notice_text(store, run_id, state))
+        if state.attempt is not None and state.state.is_final:
+            _tell(store, run_id, state, urls, environment)
     except Exception as error:  # whatever it is, the run has ended as it has
-        _say(f"no notice of the end of {run_id} was sent: {error}")
+        say(f"no notice of the end of {run_id} was sent: {error}")
+
+
+def _tell(
+    store: Store,
+    run_id: str,
+    state: RunState,
+    urls: list[str],
+    environment: Mapping[str, str],
+    group_id: str = "",
+) -> bool:
+    """-> whether it is this process that has told of the attempt's end."""
+    require_addresses(environment)
+    assert state.attempt is not None
+    if not _claim(store, run_id, state.attempt):
+        return False
+    title = f"moola: {run_id} {state.state}"
+    send(urls, title, notice_text(store, run_id, state, group_id))
+    return True
+
+
+class MemberNotices:
+    """Word of the members of groups that have failed, of the first MOST_MEMBERS of them.
+
+    Those that are committed or were stopped are in the notice of the group alone.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        self._n_sent = 0
+
+    def tell(self, store: Store, run_id: str, group_id: str) -> None:
+        """Of a member that has ended, unless somebody has. What fails is printed, not raised."""
+        urls = addresses(self._environment)
+        if not urls or self._n_sent >= MOST_MEMBERS:
+            return
+        try:
+            state = run_state(store, run_id)
+            if state.attempt is None or not state.state.is_final or state.state in NOT_FAILED:
+                return
+            self._n_sent += _tell(store, run_id, state, urls, self._environment, group_id)
+        except Exception as error:  # as for any run
+            say(f"no notice of the end of {run_id} was sent: {error}")
 
 
 def _claim(store: Store, run_id: str, attempt_id: str) -> bool:
@@ -81,7 +129,7 @@ def send(urls: list[str], title: str, body: str) -> None:
         service = Apprise()
         service.add(url)
         if not service.notify(body=body, title=title, body_format=NotifyFormat.TEXT):
-            _say(f"notice {number} of {len(urls)} was not sent: its service did not take it")
+            say(f"notice {number} of {len(urls)} was not sent: its service did not take it")
 
 
 def _silence() -> None:
@@ -89,27 +137,34 @@ def _silence() -> None:
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """On standard error."""
     print_text(text, terminal())
 
 
 # --- what it says -----------------------------------------------------------------------------
 
 
-def notice_text(store: Store, run_id: str, state: RunState) -> str:
-    """State, reason, cost and key metrics; what is damaged is named in the place of its line."""
+def notice_text(store: Store, run_id: str, state: RunState, group_id: str = "") -> str:
+    """State, reason, cost and key metrics; what is damaged is named in the place of its line.
+
+    `group_id` is that of the group that it is told as a member of.
+    """
     lines = [
-        _line(lambda: _name(store, run_id)),
+        line_of(lambda: _name(store, run_id)),
         shortened(state.reason, LONGEST_REASON),
-        _line(lambda: _cost(store, run_id)),
+        line_of(lambda: _cost(store, run_id)),
     ]
     if state.state is State.COMMITTED and job_of(run_id) == "train":
-        lines.append(_line(lambda: _metrics(store, run_id)))
+        lines.append(line_of(lambda: _metrics(store, run_id)))
+    if group_id:
+        lines.append(f"a run of {group_id}")
     lines.append(f"moola status {run_id} --store {store.url}")
     return safe_text("\n".join(filter(None, lines)))
 
 
-def _line(make: Callable[[], str]) -> str:
+def line_of(make: Callable[[], str]) -> str:
+    """A line of a notice; what is damaged is said in its place."""
     try:
         return make()
     except ArtifactError as error:
@@ -122,11 +177,31 @@ def _name(store: Store, run_id: str) -> str:
 
 
 def _cost(store: Store, run_id: str) -> str:
-    launches = all_launches(store, run_id)
-    if not launches:
+    return cost_text(costs_of(store, run_id))
+
+
+def costs_of(store: Store, run_id: str) -> list[LaunchCost]:
+    """Of the launches of a run that got a machine."""
+    costs = [cost_of(store, launch) for launch in all_launches(store, run_id)]
+    return [cost for cost in costs if cost["pod_id"] is not None]
+
+
+def cost_text(costs: Sequence[LaunchCost]) -> str:
+    """What machines cost together; "" for none."""
+    if not costs:
         return ""
-    cost = sum(cost_of(store, launch)["cost"] for launch in launches)
-    return f"{cost:.4f} USD on {len(launches)} machines"
+    return f"{sum(cost['cost'] for cost in costs):.4f} USD on {len(costs)} machines"
+
+
+def metrics_of(store: Store, run_id: str) -> "Mapping[str, MetricDocument] | None":
+    """By name, on test; None where they cannot be read."""
+    from moola.evaluation.result_documents import MetricsDocument
+
+    try:
+        manifest = require_manifest(store, run_id)
+        return read_file_record(store, manifest, "metrics.json", MetricsDocument).test.metrics
+    except ArtifactError:
+        return None
 
 
 def _metrics(store: Store, run_id: str) -> str:

@@ -4,7 +4,7 @@ Whatever can be refused of any of them is refused before anything is sent.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import typer
@@ -12,14 +12,14 @@ import typer
 from moola.jobs.prepare import PreparedRun
 from moola.launch.capacity import this_computer
 from moola.launch.console import print_table, print_text, terminal
+from moola.launch.endings import GroupEndings, require_told
 from moola.launch.group_table import group_tables
 from moola.launch.member_progress import MemberProgress
 from moola.launch.members import LocalMembers, first_failure
 from moola.launch.settings import Settings
 from moola.launch.submit import upload_inputs
-from moola.launch.tracking import Tracking, require_tracking
 from moola.runs.environment import beat_s
-from moola.runs.groups import Group, Member, group_of, put_group
+from moola.runs.groups import Group, group_of, put_group
 from moola.runs.heartbeat import BEAT_S
 from moola.runs.reading import read_manifest
 from moola.runs.submit import read_spec_document, submit
@@ -59,7 +59,7 @@ def run_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = None) 
 
     Raises typer.Exit with the exit code of the first run that failed.
     """
-    require_tracking(settings.tracking)
+    require_told(settings)
     store = open_store(settings.store)
     left = runs_left(store, sweep)
     if left:
@@ -67,7 +67,11 @@ def run_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = None) 
         beat_s(os.environ, BEAT_S)  # the jobs would refuse it, but only once all is uploaded
 
     submit_group(store, sweep, left)
-    exit_codes = _run_here(settings, store, sweep, left, parallel) if left else {}
+    exit_codes: dict[str, int] = {}
+    if left:
+        endings = GroupEndings(settings, store, sweep.group, sweep.titles)
+        exit_codes = _run_here(settings, store, sweep, left, parallel, endings)
+        endings.tell_group()
     finish(store, sweep, exit_codes)
 
 
@@ -116,6 +120,7 @@ def _run_here(
     sweep: Sweep,
     left: Sequence[PreparedRun],
     parallel: int | None,
+    endings: GroupEndings,
 ) -> dict[str, int]:
     gpus = gpus_for(left)
     capacity = this_computer()
@@ -126,19 +131,8 @@ def _run_here(
     noun = "thread" if threads == 1 else "threads"
     print_text(f"{at_once} at once, {threads} {noun} each", terminal())
     titles = {run.run_id: sweep.titles[run.run_id] for run in left}
-    on_end = tracker(settings, store, sweep)
-    with MemberProgress(terminal(), store, titles, on_end) as progress:
+    with MemberProgress(terminal(), store, titles, endings.tell) as progress:
         return members.run(list(titles), progress)
-
-
-def tracker(settings: Settings, store: Store, sweep: Sweep) -> Callable[[str], None]:
-    """Tells MLflow of a member that has ended, by its id."""
-    tracking = Tracking(settings.tracking)
-
-    def tell(run_id: str) -> None:
-        tracking.tell_end(store, run_id, Member(sweep.group.id, sweep.titles[run_id]))
-
-    return tell
 
 
 def gpus_for(runs: Sequence[PreparedRun]) -> tuple[str, ...]:

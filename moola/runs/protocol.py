@@ -16,6 +16,7 @@ runs/<run_id>/REMOVED.json                      the run is being removed (moola.
 groups/<group_id>/
     group.json                                  write-once: the runs of a sweep (moola.runs.groups)
     ledger/<n>.json                             write-once: its budget (moola.runs.group_ledger)
+    notified/<digest>.json                      write-once: word of one of its ends was sent
     REMOVED.json                                it is being removed (moola.runs.group_removal)
 """
 

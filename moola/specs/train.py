@@ -413,8 +413,9 @@ class ModelConfig(Spec):
 class CrossValidation(Spec):
     """One fold of a forward-chaining cross-validation: the run's splits, in place of others.
 
-    The time is cut into folds + 1 equal parts. Fold k is tested on part k + 1, and knows the k + 1
-    parts before it: validation is the last of them in time, 15 %, and training the rest.
+    The time is cut into folds + 1 equal parts: of as many bars, those of all feature sets together
+    where there are several. Fold k is tested on part k + 1, and knows the k + 1 parts before it:
+    validation is the last of them in time, 15 %, and training the rest.
     """
 
     folds: int = Field(ge=1, le=50, description="of the cross-validation")

@@ -13,13 +13,24 @@ from moola import PRICES, WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import FEATURE_SET_FILES, MOVES, FeatureSet, read_feature_set
 from moola.data.label_files import open_label_file, with_own_features
-from moola.data.label_folds import fold_splits
+from moola.data.label_folds import FoldRanges, fold_splits, folds_of_series, no_folds
 from moola.data.label_sources import feature_folder, labels_by_split, load_labels, series_of
 from moola.data.labels import LabelSet
-from moola.data.market_labels import files_by_set, load_market_labels, require_labels_of_each
-from moola.data.markets import MarketRows, join_features, lay_out, market_ranges
+from moola.data.market_labels import (
+    files_by_set,
+    load_market_labels,
+    no_move_warnings,
+    require_labels_of_each,
+)
+from moola.data.markets import (
+    MarketRows,
+    folds_of_markets,
+    join_features,
+    lay_out,
+    market_ranges,
+)
 from moola.data.move_truth import MoveTruth, forget_moves, forget_outside, move_truth
-from moola.data.splits import Ranges, Split, ranges_of
+from moola.data.splits import SPLITS, Ranges, Split, ranges_of
 from moola.data.windows import window_view
 from moola.errors import DataError
 from moola.features import N_FEATURES, FeatureConfig
@@ -105,7 +116,7 @@ def fetch_markets(
     series = {
         name: series_of(one, feature_folder(work, items[name].run)) for name, one in sets.items()
     }
-    markets = lay_out(series, spec.splits)
+    markets = lay_out(series, spec.splits, spec.cross_validate)
 
     item = input_file(document, "labels")
     if item is not None:
@@ -119,12 +130,10 @@ def fetch_markets(
         }
 
     labels = load_market_labels(spec.labels, files, series, markets)
-    data = split_labels(labels, join_features(sets), spec, markets)
-    for warning in require_labels_of_each(
-        data.labels,
-        markets,
-        are_drawn=spec.draws_labels,
-    ):
+    folds = folds_of_markets(series)
+    data = split_labels(labels, join_features(sets), spec, markets, folds)
+    warnings = require_labels_of_each(data.labels, markets, are_drawn=spec.draws_labels)
+    for warning in (*warnings, *no_move_warnings(labels, markets)):
         log.warning("%s", warning)
     return data
 
@@ -175,30 +184,32 @@ def split_labels(
     features: FeatureSet | None,
     spec: TrainSpec,
     markets: tuple[MarketRows, ...] = (),
+    folds: FoldRanges = no_folds,
 ) -> TrainingData:
     """The labels in their splits with their windows, as `labels_by_split` cuts them.
 
-    Without a feature set the windows of the training labels stand for one. Raises DataError where a
-    class has too few labels.
+    Several `markets` come with their `folds`. Without a feature set the windows of the training
+    labels stand for one. Raises DataError where a class has too few labels.
     """
-    features = with_splits_of_fold(features, spec.cross_validate)
     ranges: Ranges = {}
-    n_bars = 0
-    if features is not None:
-        ranges = market_ranges(markets) if markets else ranges_of(features.splits)
-        n_bars = len(features.rows)
+    if markets:
+        ranges = market_ranges(markets)
+    elif features is not None:
+        features = with_splits_of_fold(features, spec.cross_validate)
+        ranges = ranges_of(features.splits)
+        folds = folds_of_series(len(features.rows))
 
-    parts, left_out = labels_by_split(labels, ranges, spec, n_bars)
+    parts, left_out = labels_by_split(labels, ranges, spec, folds)
     data = replace(training_data(features, parts, left_out), markets=markets)
     return replace(data, truth=_known_truth(labels, data, spec))
 
 
 def with_splits_of_fold(
-    features: FeatureSet | None,
+    features: FeatureSet,
     fold: CrossValidation | None,
-) -> FeatureSet | None:
+) -> FeatureSet:
     """The feature set, cut as the fold is: everything that asks for its splits gets these."""
-    if features is None or fold is None:
+    if fold is None:
         return features
     return replace(features, splits=fold_splits(fold, len(features.rows)))
 
@@ -214,7 +225,7 @@ def _known_truth(
         return None
 
     if spec.cross_validate is not None:
-        truth = forget_outside(truth, data.features.splits.values())
+        truth = forget_outside(truth, [split for name in SPLITS for split in data.ranges(name)])
     if spec.fraction == 1 and spec.max_train_labels is None:
         return truth
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from moola.jobs.prepare import PreparedRun
 from moola.launch.capacity import this_computer
 from moola.launch.console import print_text, terminal
+from moola.launch.endings import GroupEndings, require_told
 from moola.launch.local import job_arguments
 from moola.launch.member_progress import MemberProgress
 from moola.launch.on_ray.environment import member_environment, store_environment
 from moola.launch.on_ray.members import MemberOrder, RayMembers
 from moola.launch.on_ray.share import room_for, share_of, uses_gpus
 from moola.launch.settings import Settings
-from moola.launch.sweep import Sweep, finish, runs_left, submit_group, tracker
-from moola.launch.tracking import require_tracking
+from moola.launch.sweep import Sweep, finish, runs_left, submit_group
 from moola.providers.ray_cluster import Cluster, Share, open_cluster, require_ray
 from moola.runs.environment import beat_s
 from moola.runs.heartbeat import BEAT_S
@@ -28,7 +28,7 @@ def run_ray_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = No
     `share_of` and `store_environment` raise, before anything is sent.
     """
     require_ray()
-    require_tracking(settings.tracking)
+    require_told(settings)
     store = open_store(settings.store)
     left = runs_left(store, sweep)
     if not left:
@@ -43,9 +43,10 @@ def run_ray_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = No
         submit_group(store, sweep, left)
         _say_how(cluster, members)
         titles = {run.run_id: sweep.titles[run.run_id] for run in left}
-        on_end = tracker(settings, store, sweep)
-        with MemberProgress(terminal(), store, titles, on_end) as progress:
+        endings = GroupEndings(settings, store, sweep.group, sweep.titles)
+        with MemberProgress(terminal(), store, titles, endings.tell) as progress:
             exit_codes = members.run(list(titles), progress)
+    endings.tell_group()
     finish(store, sweep, exit_codes)
 
 

@@ -9,6 +9,7 @@ import typer
 from moola.errors import EXIT_CANCELLED, DataError
 from moola.jobs.prepare import PreparedRun
 from moola.launch.console import confirm, print_table, print_text, terminal
+from moola.launch.endings import GroupEndings, require_told
 from moola.launch.member_progress import MemberProgress
 from moola.launch.rented.budget import dearest_price, most_of_one_machine
 from moola.launch.rented.image_digest import with_digest
@@ -18,8 +19,7 @@ from moola.launch.rented.request import first_request, shown_request
 from moola.launch.rented.terms import Terms
 from moola.launch.settings import Settings
 from moola.launch.submit import make_plan, show_dry_run
-from moola.launch.sweep import Sweep, finish, runs_left, submit_group, tracker
-from moola.launch.tracking import require_tracking
+from moola.launch.sweep import Sweep, finish, runs_left, submit_group
 from moola.providers import open_pods
 from moola.providers.base import PodApi
 from moola.runs.groups import MAX_MEMBERS, Budget
@@ -53,7 +53,7 @@ def run_rented_sweep(
 
     With `detach` it returns once everything is uploaded and a launch of each run is claimed.
     """
-    require_tracking(settings.tracking)
+    require_told(settings)
     store = open_store(settings.store)
     left = runs_left(store, sweep)
     if not left:
@@ -80,13 +80,14 @@ def run_rented_sweep(
         print_text(f"{len(titles)} runs can be left: moola tend sees them through", terminal())
         return
 
+    endings = GroupEndings(settings, store, sweep.group, sweep.titles)
     try:
-        on_end = tracker(settings, store, sweep)
-        with MemberProgress(terminal(), store, titles, on_end) as progress:
+        with MemberProgress(terminal(), store, titles, endings.tell) as progress:
             exit_codes = members.run(list(titles), progress)
     except KeyboardInterrupt:
         say_left_alone(sweep.group.id)
         raise typer.Exit(EXIT_CANCELLED) from None
+    endings.tell_group()
     finish(store, sweep, exit_codes)
 
 

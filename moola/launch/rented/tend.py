@@ -92,6 +92,7 @@ def tend(settings: Settings, store: Store, pods: PodApi) -> Pass:
             with contextlib.suppress(MoolaError):
                 _settle_committed(session.context, listed, held)
             endings.tell(store, run.run_id)
+    endings.tell_groups(store)
     return Pass(tuple(reaped), tuple(tended))
 
 
