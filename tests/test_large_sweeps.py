@@ -92,9 +92,25 @@ def made_in(store: Store, run_ids: list[str]) -> Made:
     }
 
 
+@dataclass
+class Alone:
+    """All runs, one by one, in a store of their own; `features`: the run of the feature set."""
+
+    folder: Path
+    features: str
+    made: Made
+
+    def give_features(self, store: Store) -> tuple[str, str]:
+        """Copy the feature set to another store; -> the option that names it."""
+        there = self.folder / "store"
+        for path in (there / "runs" / self.features).rglob("*"):
+            if path.is_file():
+                store.put(str(path.relative_to(there)), path.read_bytes())
+        return "--features", self.features
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """All runs, one by one."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     folder = tmp_path_factory.mktemp("alone")
     computer = with_bars(PatientComputer(folder, f"file://{folder}/store", ONE_THREAD))
     computer(*FEATURES)
@@ -107,21 +123,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made = made_in(open_store(computer.store), computer.runs())
     assert len(made) == 1 + N_FILES + len(TRAIN_RUNS)
     assert len({files["metrics.json"] for run, files in made.items() if "train" in run}) == 12
-    return made
+    return Alone(folder, features, made)
 
 
-def features_of(alone: Made, store: Store, computer: Computer) -> tuple[str, str]:
-    """The option that names the feature set of the train runs, which is made first."""
-    computer(*FEATURES)
-    (features,) = store.children("runs")
-    assert features in alone
-    return "--features", features
-
-
-def check_made(store: Store, alone: Made) -> dict[str, int]:
+def check_made(store: Store, alone: Alone) -> dict[str, int]:
     """Every run once, with the bytes of one that ran alone; -> run id -> number of attempts."""
     run_ids = store.children("runs")
-    assert made_in(store, run_ids) == alone
+    assert made_in(store, run_ids) == alone.made
 
     attempts = {run_id: attempts_of(store, run_id) for run_id in run_ids}
     for run_id, names in attempts.items():
@@ -133,10 +141,10 @@ def check_made(store: Store, alone: Made) -> dict[str, int]:
     return {run_id: len(names) for run_id, names in attempts.items()}
 
 
-def test_here(alone: Made, tmp_path: Path) -> None:
+def test_here(alone: Alone, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/store")
     computer = with_bars(PatientComputer(tmp_path, store.url, ONE_THREAD))
-    features = features_of(alone, store, computer)
+    features = alone.give_features(store)
     for sweep in ((*BARS_SWEEP,), (*TRAIN_SWEEP, *features)):
         computer(*sweep, "--parallel", "2")
     attempts = check_made(store, alone)
@@ -147,12 +155,12 @@ def test_here(alone: Made, tmp_path: Path) -> None:
     assert check_made(store, alone) == attempts
 
 
-def test_on_two_nodes_of_which_one_is_killed(alone: Made, tmp_path: Path) -> None:
+def test_on_two_nodes_of_which_one_is_killed(alone: Alone, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/store")
     with running_ray_nodes() as nodes:
         variables = {**ONE_THREAD, "RAY_ADDRESS": nodes.address}
         computer = with_bars(PatientComputer(tmp_path, store.url, variables))
-        features = features_of(alone, store, computer)
+        features = alone.give_features(store)
         on_ray = ("--on", "ray", "--parallel", "2")
         computer(*BARS_SWEEP, *on_ray)
 
@@ -236,7 +244,7 @@ def counted(fake: FakeRunpod) -> Iterator[list[int]]:
 
 
 def test_on_rented_machines_that_fail(
-    alone: Made,
+    alone: Alone,
     one_thread_fake: FakeRunpod,
     seaweed: Seaweed,
     images: dict[str, str],
@@ -247,7 +255,7 @@ def test_on_rented_machines_that_fail(
     launcher = account.computer(**PATIENT, **ONE_THREAD)
     laptop = with_bars(PatientComputer(launcher.folder, account.store, launcher.env))
     store = open_store(account.store)
-    features = features_of(alone, store, laptop)
+    features = alone.give_features(store)
     cpu = ("--set", "machine.gpu=null", "--set", "machine.cpu.vcpus=2")
     train_sweep = (*TRAIN_SWEEP, *features, *cpu)
 
