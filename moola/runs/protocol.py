@@ -17,6 +17,7 @@ groups/<group_id>/
     group.json                                  write-once: the runs of a sweep (moola.runs.groups)
     ledger/<n>.json                             write-once: its budget (moola.runs.group_ledger)
     REMOVED.json                                it is being removed (moola.runs.group_removal)
+studies/<name>/journal/<n>.json                 write-once: a search (moola.launch.search.journal)
 """
 
 import json

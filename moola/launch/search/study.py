@@ -62,7 +62,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial whose point is whole. `run_id` is "" where it has none; a complete one has a value."""
+    """A trial whose point is whole; `run_id` is "" where it has none. Complete ones have a value."""
 
     number: int
     outcome: Outcome
