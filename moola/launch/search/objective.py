@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from moola.errors import DataError
 from moola.evaluation.metrics import catalogue
@@ -10,10 +11,12 @@ from moola.runs.reading import read_file_record, require_manifest
 from moola.store import Store
 from moola.text import quoted
 
-MAXIMIZE, MINIMIZE = "maximize", "minimize"  # Optuna's words
+Direction = Literal["minimize", "maximize"]  # Optuna's words
+MAXIMIZE: Direction = "maximize"
+MINIMIZE: Direction = "minimize"
 
 
-def direction_of(objective: str, class_names: Sequence[str]) -> str:
+def direction_of(objective: str, class_names: Sequence[str]) -> Direction:
     """Whether more of a metric is better, or less. Raises DataError for what is no objective."""
     better = {name: metric.better for name, metric in catalogue(class_names).items()}
     if not better.get(objective, 0):

@@ -65,10 +65,10 @@ class Range:
 
     def value_of(self, stored: object) -> object:
         """The value of a field by what a study says. Raises ValueError for one outside."""
-        if type(stored) is not type(self.low) or not self.low <= stored <= self.high:  # type: ignore[operator]
+        if type(stored) is not type(self.low) or not self.low <= stored <= self.high:
             raise ValueError(f"must be in {self.text()}, got {quoted(stored)}")
         if self.step is not None:
-            steps = (stored - self.low) / self.step  # type: ignore[operator]
+            steps = (stored - self.low) / self.step
             if abs(steps - round(steps)) > STEP_TOLERANCE:
                 raise ValueError(f"must be in {self.text()}, got {quoted(stored)}")
         return stored

@@ -19,6 +19,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from moola.errors import ArtifactError, DataError, MoolaError, TryAgainError
 from moola.launch.grid import Overrides
 from moola.launch.search.journal import StoreJournal
+from moola.launch.search.objective import Direction
 from moola.launch.search.space import Space
 from moola.runs.records import RunId
 from moola.runs.redaction import keep_secret, redacted
@@ -48,7 +49,7 @@ class Definition:
 
     space: Space
     objective: str
-    direction: str
+    direction: Direction
     fixed: Mapping[str, JsonValue]
 
     def document(self) -> dict[str, JsonValue]:
@@ -62,7 +63,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial whose point is whole; `run_id` is "" where it has none. Complete ones have a value."""
+    """A trial whose point is whole. `run_id`: "" where it has none; `value`: of a complete one."""
 
     number: int
     outcome: Outcome
@@ -101,13 +102,19 @@ class SearchStudy:
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
         with self._guarded():
             self._storage = _storage(self._journal, storage_url)
-            self._study = optuna.create_study(
-                study_name=self.name,
-                storage=self._storage,
-                sampler=_sampler(seed),
-                direction=self.definition.direction,
-                load_if_exists=True,
-            )
+            sampler = _sampler(seed)
+            if self.name in optuna.get_all_study_names(self._storage):
+                self._study = optuna.load_study(
+                    study_name=self.name, storage=self._storage, sampler=sampler
+                )
+            else:
+                self._study = optuna.create_study(
+                    study_name=self.name,
+                    storage=self._storage,
+                    sampler=sampler,
+                    direction=self.definition.direction,
+                    load_if_exists=True,  # somebody may be quicker
+                )
             stored = self._study.user_attrs.get(DEFINITION)
             if stored is None and not self._study.get_trials(deepcopy=False):
                 stored = self.definition.document()
