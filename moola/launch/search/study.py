@@ -238,7 +238,7 @@ class SearchStudy:
             return
 
     def _fault(self, error: Exception) -> MoolaError:
-        if type(error).__name__ == "UpdateFinishedTrialError":
+        if isinstance(error, RuntimeError) and "already finished" in str(error):
             return _EndedElsewhereError(f"{self.place}: {error}")
         said = f"{type(error).__name__} {error}".strip()
         reason = shortened(redacted(said), LONGEST_REASON)
