@@ -23,7 +23,7 @@ from moola.errors import DataError
 from moola.evaluation.run_tables import MAX_HISTORY_CELLS
 from moola.launch import sweep as sweeping
 from moola.launch import tracking
-from moola.launch.endings import Endings, GroupEndings
+from moola.launch.endings import Endings, MemberEndings
 from moola.launch.member_progress import MemberProgress
 from moola.launch.settings import Settings, TrackingConfig, read_settings_file
 from moola.launch.submit import submit_and_follow
@@ -388,7 +388,7 @@ def test_a_sweep_tells_of_each_member_as_it_ends(
 
     runs = {committed_run(store, tmp_path, n=n): f"n={n}" for n in range(2)}
     sweep = sweeping.Sweep("precompute", (), runs)
-    endings = GroupEndings(Settings(), store, sweep.group, sweep.titles)
+    endings = MemberEndings(Settings(), store, sweep.name, sweep.titles)
     with MemberProgress(Console(quiet=True), store, runs, endings.tell) as progress:
         for run_id in runs:
             progress.started(run_id)

@@ -24,6 +24,7 @@ from moola.cli import (
     rented,
     results,
     runs,
+    searching,
     setup,
     stores,
     sweeps,
@@ -60,6 +61,7 @@ app.command("precompute")(jobs.precompute)
 app.command("train")(jobs.train)
 app.command("rerun")(comparing.rerun)
 app.add_typer(sweep_app, name="sweep")
+app.command("search")(searching.search)
 app.command("group")(sweeps.show_group)
 app.command("predict")(predicting.predict)
 app.command("verify")(results.verify)

@@ -51,6 +51,7 @@ class MetricsDocument(Record):
     """metrics.json; `markets` by name, where there are several."""
 
     test: EvaluationDocument
+    validation: EvaluationDocument | None = None
     markets: dict[Name, MarketDocument] = Field(default_factory=dict, max_length=1000)
 
 

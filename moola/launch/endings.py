@@ -8,7 +8,7 @@ from moola.launch.group_notices import tell_group_end
 from moola.launch.notices import MemberNotices, addresses, require_addresses, tell_end
 from moola.launch.settings import Settings
 from moola.launch.tracking import Tracking, require_tracking
-from moola.runs.groups import Group, Member
+from moola.runs.groups import Member
 from moola.runs.launches import newest_attempt, newest_launch
 from moola.store import Store
 
@@ -60,31 +60,28 @@ def _group_of(store: Store, run_id: str) -> str:
         return ""
 
 
-class GroupEndings:
-    """Sends word of the members of a sweep as they end, and then of the group.
+class MemberEndings:
+    """Sends word of the members of a sweep as they end; what fails is printed, not raised.
 
-    `titles` tell the members apart: run id -> text. What fails is printed, not raised.
+    `sweep` is what brings them together, for people: the id of their group, or a search's name.
+    `titles` tell them apart: run id -> text.
     """
 
     def __init__(
         self,
         settings: Settings,
         store: Store,
-        group: Group,
+        sweep: str,
         titles: Mapping[str, str],
     ) -> None:
         self._tracking = Tracking(settings.tracking)
         self._members = MemberNotices()
         self._store = store
-        self._group = group
+        self._sweep = sweep
         self._titles = titles
 
     def tell(self, run_id: str) -> None:
         """Of a member that has ended, unless somebody has."""
-        self._members.tell(self._store, run_id, self._group.id)
-        member = Member(self._group.id, self._titles[run_id])
+        self._members.tell(self._store, run_id, self._sweep)
+        member = Member(self._sweep, self._titles[run_id])
         self._tracking.tell_end(self._store, run_id, member)
-
-    def tell_group(self) -> None:
-        """Of the group, once its launcher has nothing more to do; not while others are at work."""
-        tell_group_end(self._store, self._group.id, is_left=True)

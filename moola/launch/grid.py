@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from moola.errors import DataError
 from moola.runs.groups import MAX_MEMBERS
@@ -48,7 +48,7 @@ def combinations(swept: Values, fixed: Mapping[str, object]) -> list[Overrides]:
 
     Raises DataError for a field that is also `fixed`, and for more runs than a group may have.
     """
-    _require_not_fixed(swept, fixed)
+    require_not_fixed(swept, fixed)
     _require_few(_size(swept))
     return [_point(swept, index) for index in range(_size(swept))]
 
@@ -63,7 +63,7 @@ def drawn(
 
     Raises DataError as `combinations` does, and where the grid has fewer points.
     """
-    _require_not_fixed(swept, fixed)
+    require_not_fixed(swept, fixed)
     _require_few(count)
     size = _size(swept)
     if count > size:
@@ -119,7 +119,8 @@ def _point(swept: Values, index: int) -> Overrides:
     return {field: values[places[field]] for field, values in swept.items()}
 
 
-def _require_not_fixed(swept: Values, fixed: Mapping[str, object]) -> None:
+def require_not_fixed(swept: Iterable[str], fixed: Mapping[str, object]) -> None:
+    """Raises DataError for a field that is swept over and set."""
     for field in swept:
         if field in fixed:
             raise DataError(f"{quoted(field)} is swept over and set as well: give one of the two")

@@ -36,6 +36,7 @@ class MemberProgress:
         self._on_end = on_end
         self._started: dict[str, float] = {}
         self._n_ended = 0
+        self.is_stopped = False  # by a person, before all had ended
         self._updated = 0.0
 
         self._progress = Progress(

@@ -77,6 +77,7 @@ def run_members(
         while waiting or at_work:
             stops.pass_on(at_work)
             if stops.first is not None:
+                progress.is_stopped = True
                 _, exit_code = STOP_SIGNALS[stops.first]
                 exit_codes |= dict.fromkeys(waiting, exit_code)
                 waiting.clear()

@@ -6,13 +6,15 @@ Whatever can be refused of any of them is refused before anything is sent.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import typer
 
 from moola.jobs.prepare import PreparedRun
 from moola.launch.capacity import this_computer
 from moola.launch.console import print_table, print_text, terminal
-from moola.launch.endings import GroupEndings, require_told
+from moola.launch.endings import MemberEndings, require_told
+from moola.launch.group_notices import tell_group_end
 from moola.launch.group_table import group_tables
 from moola.launch.member_progress import MemberProgress
 from moola.launch.members import LocalMembers, first_failure
@@ -33,25 +35,54 @@ READERS = 12  # requests under way at a time
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep, each once. `titles` tells them apart: run id -> text."""
+    """The runs of a sweep, each once. `titles` tells them apart: run id -> text.
+
+    `study` is the name of a search whose trials these are; their group is written at its end.
+    """
 
     job: str
     runs: tuple[PreparedRun, ...]
     titles: Mapping[str, str]
+    study: str = ""
 
     @property
     def group(self) -> Group:
         return group_of(self.job, self.titles)
 
+    @property
+    def name(self) -> str:
+        """What brings its runs together for people."""
+        return self.study or self.group.id
 
-def sweep_of(job: str, members: Sequence[tuple[str, PreparedRun]]) -> Sweep:
+
+class Ended(NamedTuple):
+    """Run id -> exit code, of the runs that were not committed; did a person stop them?"""
+
+    exit_codes: Mapping[str, int]
+    is_stopped: bool
+
+
+NOTHING_LEFT = Ended({}, is_stopped=False)
+
+
+class Runner(Protocol):
+    """A place where the runs of a sweep are run."""
+
+    def at_once(self, runs: Sequence[PreparedRun]) -> int:
+        """How many of these runs are run at once."""
+
+    def run(self, sweep: Sweep) -> Ended:
+        """Submit the runs that are not committed, and run them to their end."""
+
+
+def sweep_of(job: str, members: Sequence[tuple[str, PreparedRun]], study: str = "") -> Sweep:
     """The sweep of (title, run) pairs; runs that are the same work are one, by its first title."""
     titles: dict[str, str] = {}
     runs: dict[str, PreparedRun] = {}
     for title, run in members:
         titles.setdefault(run.run_id, title)
         runs.setdefault(run.run_id, run)
-    return Sweep(job, tuple(runs.values()), titles)
+    return Sweep(job, tuple(runs.values()), titles, study)
 
 
 def run_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = None) -> None:
@@ -61,22 +92,17 @@ def run_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = None) 
     """
     require_told(settings)
     store = open_store(settings.store)
-    left = runs_left(store, sweep)
-    if left:
-        require_writable(settings.work)
-        beat_s(os.environ, BEAT_S)  # the jobs would refuse it, but only once all is uploaded
-
-    submit_group(store, sweep, left)
-    exit_codes: dict[str, int] = {}
-    if left:
-        endings = GroupEndings(settings, store, sweep.group, sweep.titles)
-        exit_codes = _run_here(settings, store, sweep, left, parallel, endings)
-        endings.tell_group()
-    finish(store, sweep, exit_codes)
+    ended = LocalRunner(settings, store, parallel).run(sweep)
+    finish(store, sweep, ended.exit_codes)
 
 
 def finish(store: Store, sweep: Sweep, exit_codes: Mapping[str, int]) -> None:
-    """Show how the members stand. Raises typer.Exit with the first exit code that is not 0."""
+    """Tell of the group's end, and show how its members stand.
+
+    Raises typer.Exit with the first exit code that is not 0.
+    """
+    if exit_codes:
+        tell_group_end(store, sweep.group.id, is_left=True)
     show_group(store, sweep.group)
     exit_code = first_failure(exit_codes)
     if exit_code:
@@ -98,13 +124,9 @@ def runs_left(store: Store, sweep: Sweep) -> list[PreparedRun]:
 
 def submit_group(store: Store, sweep: Sweep, runs: Sequence[PreparedRun]) -> None:
     """Upload what these runs read, write their specs, and then the group that names all."""
-    uploaded: set[str] = set()
-    for run in runs:
-        keys = {run.input_file(name).key for name in run.inputs}
-        if not keys <= uploaded:
-            upload_inputs(store, run)
-        uploaded |= keys
-        submit(store, run.run_id, run.document)
+    submit_runs(store, runs)
+    if sweep.study:
+        return
 
     group = sweep.group
     put_group(store, group)
@@ -114,25 +136,54 @@ def submit_group(store: Store, sweep: Sweep, runs: Sequence[PreparedRun]) -> Non
     )
 
 
-def _run_here(
-    settings: Settings,
-    store: Store,
-    sweep: Sweep,
-    left: Sequence[PreparedRun],
-    parallel: int | None,
-    endings: GroupEndings,
-) -> dict[str, int]:
-    gpus = gpus_for(left)
-    capacity = this_computer()
-    at_once = parallel or capacity.jobs_at_once(min(len(left), len(gpus) or len(left)))
-    threads = capacity.threads_of_each(at_once)
-    members = LocalMembers(settings, store, sweep.job, at_once, threads, gpus)
+def submit_runs(store: Store, runs: Sequence[PreparedRun]) -> None:
+    """Upload what these runs read, each file once, and write their specs."""
+    uploaded: set[str] = set()
+    for run in runs:
+        keys = {run.input_file(name).key for name in run.inputs}
+        if not keys <= uploaded:
+            upload_inputs(store, run)
+        uploaded |= keys
+        submit(store, run.run_id, run.document)
 
-    noun = "thread" if threads == 1 else "threads"
-    print_text(f"{at_once} at once, {threads} {noun} each", terminal())
-    titles = {run.run_id: sweep.titles[run.run_id] for run in left}
-    with MemberProgress(terminal(), store, titles, endings.tell) as progress:
-        return members.run(list(titles), progress)
+
+@dataclass(frozen=True)
+class LocalRunner:
+    """This computer; `parallel` runs at once, or as many as cores and memory allow."""
+
+    settings: Settings
+    store: Store
+    parallel: int | None
+
+    def at_once(self, runs: Sequence[PreparedRun]) -> int:
+        """How many of these runs are run at once."""
+        gpus = gpus_for(runs)
+        most = min(len(runs), len(gpus) or len(runs))
+        return self.parallel or this_computer().jobs_at_once(most)
+
+    def run(self, sweep: Sweep) -> Ended:
+        """Submit the runs that are not committed, and run them to their end."""
+        left = runs_left(self.store, sweep)
+        if left:
+            require_writable(self.settings.work)
+            beat_s(os.environ, BEAT_S)  # the jobs would refuse it, but only once all is uploaded
+
+        submit_group(self.store, sweep, left)
+        return self._run(sweep, left) if left else NOTHING_LEFT
+
+    def _run(self, sweep: Sweep, left: Sequence[PreparedRun]) -> Ended:
+        at_once = self.at_once(left)
+        threads = this_computer().threads_of_each(at_once)
+        gpus = gpus_for(left)
+        members = LocalMembers(self.settings, self.store, sweep.job, at_once, threads, gpus)
+
+        noun = "thread" if threads == 1 else "threads"
+        print_text(f"{at_once} at once, {threads} {noun} each", terminal())
+        titles = {run.run_id: sweep.titles[run.run_id] for run in left}
+        endings = MemberEndings(self.settings, self.store, sweep.name, sweep.titles)
+        with MemberProgress(terminal(), self.store, titles, endings.tell) as progress:
+            exit_codes = members.run(list(titles), progress)
+        return Ended(exit_codes, progress.is_stopped)
 
 
 def gpus_for(runs: Sequence[PreparedRun]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ groups/<group_id>/
     ledger/<n>.json                             write-once: its budget (moola.runs.group_ledger)
     notified/<digest>.json                      write-once: word of one of its ends was sent
     REMOVED.json                                it is being removed (moola.runs.group_removal)
+studies/<name>/journal/<n>.json                 write-once: a search (moola.launch.search.journal)
 """
 
 import json

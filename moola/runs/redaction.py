@@ -1,7 +1,7 @@
 """What may leave the process: text without control characters, and without our secrets' values.
 
-Known are the values of the variables below, in the forms in which a message may hold them, and the
-password of any URL.
+Known are the values of the variables below, in the forms in which a message may hold them, the
+password of any URL, and what a command was told that is a secret.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from moola.text import printable
 
 NOTIFY = "MOOLA_NOTIFY"  # addresses for notices, with keys in them
 TRACKING = "MOOLA_TRACKING__MLFLOW"  # an address, perhaps with a password in it
+STUDY_STORAGE = "MOOLA_STUDY_STORAGE"  # likewise, of a database
 SECRET_VARIABLES = (
     NOTIFY,
     "MLFLOW_TRACKING_PASSWORD",
@@ -33,6 +34,7 @@ SECRET_VARIABLES = (
 )
 ENDPOINT_VARIABLES = (
     TRACKING,
+    STUDY_STORAGE,
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL_STS",
@@ -46,6 +48,8 @@ ADDRESS_PARTS = re.compile(r"[/?&=:@,;]+")
 URL_PASSWORD = re.compile(r"(?<=://)[^\s/]*:[^\s/]*(?=@)")  # user:password
 KEY_CHARACTERS = re.compile(r"[!-~]+")
 
+_kept: set[str] = set()  # secrets of this process that no variable holds
+
 
 def require_clean_keys(environment: Mapping[str, str]) -> None:
     """Raises AuthError for a key with a blank or a control character in it, by the key's name."""
@@ -53,6 +57,11 @@ def require_clean_keys(environment: Mapping[str, str]) -> None:
         value = environment.get(name, "").strip()
         if value and not KEY_CHARACTERS.fullmatch(value):
             raise AuthError(f"{name} has a blank or a character that is not ASCII in it")
+
+
+def keep_secret(value: str) -> None:
+    """From now on this value is not shown."""
+    _kept.add(value)
 
 
 def safe_text(text: str) -> str:
@@ -63,7 +72,8 @@ def safe_text(text: str) -> str:
 def redacted(text: str) -> str:
     """The text with *** in the place of secrets."""
     text = URL_PASSWORD.sub(REDACTED, text) if "@" in text else text
-    pattern = _pattern_of(_values(os.environ, SECRET_VARIABLES), _passwords(os.environ))
+    values = (*_values(os.environ, SECRET_VARIABLES), *sorted(_kept))
+    pattern = _pattern_of(values, _passwords(os.environ))
     return pattern.sub(REDACTED, text) if pattern else text
 
 

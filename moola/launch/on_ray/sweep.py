@@ -1,19 +1,21 @@
 """A sweep on a Ray cluster: that of RAY_ADDRESS, or one of this computer that is started for it."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from moola.jobs.prepare import PreparedRun
 from moola.launch.capacity import this_computer
 from moola.launch.console import print_text, terminal
-from moola.launch.endings import GroupEndings, require_told
+from moola.launch.endings import MemberEndings, require_told
 from moola.launch.local import job_arguments
 from moola.launch.member_progress import MemberProgress
 from moola.launch.on_ray.environment import member_environment, store_environment
 from moola.launch.on_ray.members import MemberOrder, RayMembers
 from moola.launch.on_ray.share import room_for, share_of, uses_gpus
 from moola.launch.settings import Settings
-from moola.launch.sweep import Sweep, finish, runs_left, submit_group
+from moola.launch.sweep import NOTHING_LEFT, Ended, Sweep, finish, runs_left, submit_group
 from moola.providers.ray_cluster import Cluster, Share, open_cluster, require_ray
 from moola.runs.environment import beat_s
 from moola.runs.heartbeat import BEAT_S
@@ -36,18 +38,51 @@ def run_ray_sweep(settings: Settings, sweep: Sweep, *, parallel: int | None = No
         finish(store, sweep, {})
         return
 
+    with open_runner(settings, store, left, parallel) as runner:
+        ended = runner.run_left(sweep, left)
+    finish(store, sweep, ended.exit_codes)
+
+
+@contextlib.contextmanager
+def open_runner(
+    settings: Settings, store: Store, runs: Sequence[PreparedRun], parallel: int | None
+) -> "Iterator[RayRunner]":
+    """The cluster while the block runs, for runs such as these. Raises as `run_ray_sweep`."""
     beat_s(os.environ, BEAT_S)  # the jobs would refuse it, but only once all is uploaded
-    with_gpus = any(map(uses_gpus, left))
+    with_gpus = any(map(uses_gpus, runs))
     with open_cluster(this_computer().cores, with_gpus=with_gpus) as cluster:
-        members = ray_members(settings, store, cluster, left, parallel)
-        submit_group(store, sweep, left)
-        _say_how(cluster, members)
+        yield RayRunner(settings, store, cluster, parallel)
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """A cluster; `parallel` runs in flight, or as many as there is room for."""
+
+    settings: Settings
+    store: Store
+    cluster: Cluster
+    parallel: int | None
+
+    def at_once(self, runs: Sequence[PreparedRun]) -> int:
+        """How many of these runs are run at once."""
+        at_once, _ = _shares(self.cluster, runs, self.parallel)
+        return at_once
+
+    def run(self, sweep: Sweep) -> Ended:
+        """Submit the runs that are not committed, and run them to their end."""
+        left = runs_left(self.store, sweep)
+        return self.run_left(sweep, left) if left else NOTHING_LEFT
+
+    def run_left(self, sweep: Sweep, left: Sequence[PreparedRun]) -> Ended:
+        """Submit these runs, which are not committed, and run them to their end."""
+        members = ray_members(self.settings, self.store, self.cluster, left, self.parallel)
+        submit_group(self.store, sweep, left)
+        _say_how(self.cluster, members)
         titles = {run.run_id: sweep.titles[run.run_id] for run in left}
-        endings = GroupEndings(settings, store, sweep.group, sweep.titles)
-        with MemberProgress(terminal(), store, titles, endings.tell) as progress:
+        endings = MemberEndings(self.settings, self.store, sweep.name, sweep.titles)
+        with MemberProgress(terminal(), self.store, titles, endings.tell) as progress:
             exit_codes = members.run(list(titles), progress)
-    endings.tell_group()
-    finish(store, sweep, exit_codes)
+        return Ended(exit_codes, progress.is_stopped)
 
 
 def ray_members(

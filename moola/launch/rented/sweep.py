@@ -9,7 +9,7 @@ import typer
 from moola.errors import EXIT_CANCELLED, DataError
 from moola.jobs.prepare import PreparedRun
 from moola.launch.console import confirm, print_table, print_text, terminal
-from moola.launch.endings import GroupEndings, require_told
+from moola.launch.endings import MemberEndings, require_told
 from moola.launch.member_progress import MemberProgress
 from moola.launch.rented.budget import dearest_price, most_of_one_machine
 from moola.launch.rented.image_digest import with_digest
@@ -80,14 +80,13 @@ def run_rented_sweep(
         print_text(f"{len(titles)} runs can be left: moola tend sees them through", terminal())
         return
 
-    endings = GroupEndings(settings, store, sweep.group, sweep.titles)
+    endings = MemberEndings(settings, store, sweep.name, sweep.titles)
     try:
         with MemberProgress(terminal(), store, titles, endings.tell) as progress:
             exit_codes = members.run(list(titles), progress)
     except KeyboardInterrupt:
         say_left_alone(sweep.group.id)
         raise typer.Exit(EXIT_CANCELLED) from None
-    endings.tell_group()
     finish(store, sweep, exit_codes)
 
 
