@@ -20,7 +20,7 @@ from pathlib import Path
 
 SMALL = (
     *("--set", "training.full_epochs=2", "--set", "training.windows_per_epoch=512"),
-    *("--set", "training.pretrain_epochs=0"),
+    *("--set", "trees.members=1", "--set", "presence.windows=300"),
 )
 
 
