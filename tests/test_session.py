@@ -93,6 +93,12 @@ def at(fake: FakeRunpod, moment: str, event: Callable[[Pod], None]) -> None:
         fake.on_line = lambda pod, text: once(pod) if SAID[moment] in text else None
 
 
+def kill_first_process(pod: Pod) -> None:
+    assert pod.container
+    assert pod.container.pid
+    os.kill(pod.container.pid, signal.SIGKILL)
+
+
 def check_committed(run: RentedRun, *before: str, most_alive: int = 1) -> None:
     """Committed, after attempts that ended in the states `before`; nothing is left over."""
     run.check_nothing_is_left(most_alive=most_alive)
@@ -252,11 +258,6 @@ def test_the_last_lines_of_a_lost_machine_are_the_reason(
 def test_a_container_started_a_second_time_is_a_crash_loop_and_not_retried(
     fake: FakeRunpod, run: RentedRun
 ) -> None:
-    def kill_first_process(pod: Pod) -> None:
-        assert pod.container
-        assert pod.container.pid
-        os.kill(pod.container.pid, signal.SIGKILL)
-
     at(fake, "running", kill_first_process)
     assert run.launch() == 70
     run.check_nothing_is_left()
