@@ -13,7 +13,8 @@ import pytest
 
 from moola import WINDOW
 from moola.cli.options import spec_overrides
-from moola.data.label_folds import fold_labels, fold_splits, folds_of_series, no_folds
+from moola.data.folds import fold_splits, folds_of_series, no_folds
+from moola.data.label_folds import fold_labels
 from moola.data.labels import LabelSet
 from moola.data.move_truth import IS_MOVE, IS_NONE, IS_UNKNOWN, MoveTruth, forget_outside
 from moola.data.splits import Split

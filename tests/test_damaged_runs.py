@@ -185,7 +185,7 @@ def test_the_command_reap_exits_75_and_cost_4(run: RentedRun, tmp_path: Path) ->
     rent_pod(run, launch.pod_name)
     run.store.put(launch.key(STATUS), b"{}")
     names = {"RUNPOD_API_KEY": run.fake.api_key, "RUNPOD_API_BASE_URL": run.fake.url}
-    launcher = Launcher(tmp_path, run.store.url, names)
+    launcher = Launcher(tmp_path, run.store.url, {**names, "MOOLA_WATCH__GRACE_S": "1"})
     assert "is damaged" in launcher("reap", exit_code=75)
     for command in ("cost", "attach"):
         output = launcher(command, run.run_id, exit_code=4)

@@ -223,6 +223,7 @@ def test_planted_labels_are_those_of_every_market(
 # --- folds ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.large  # the cuts are in tests/test_markets.py, always
 def test_folds_of_two_markets_are_runs_of_a_group(
     stored: tuple[Store, dict[str, str], Any],
     tmp_path: Path,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from moola import WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import Series, read_feature_set
+from moola.data.folds import fold_splits
 from moola.data.label_files import open_label_file
-from moola.data.label_folds import fold_splits
 from moola.data.label_sources import labels_by_split, load_labels, series_of
 from moola.data.labels import LabelSet
 from moola.data.market_folds import market_fold_splits, pooled_times

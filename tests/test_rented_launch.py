@@ -393,6 +393,7 @@ def test_reap_from_the_command_line_ends_what_a_killed_launcher_left(account: Ac
     assert fake.alive() == []
 
 
+@pytest.mark.large  # the package's client itself is in tests/test_runpod.py, always
 def test_the_package_s_api_runs_a_job_on_a_gpu_and_refuses_cpus(account: Account) -> None:
     pytest.importorskip("runpod", reason="the extra `runpod` is not installed")
     computer = account.computer(MOOLA_PODS="sdk")

@@ -293,7 +293,13 @@ def test_a_provider_that_is_down_for_a_while_is_waited_for(
     check_committed(run)
 
 
-@pytest.mark.parametrize("kind", [401, 402, 409, 422, 429, 500, 503, "cut", "withheld", "slow"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(401, 429, 503, "cut", "slow"),
+        *(pytest.param(kind, marks=pytest.mark.large) for kind in (402, 409, 422, 500, "withheld")),
+    ],
+)
 def test_refusals_on_the_way_do_not_end_a_run(fake: FakeRunpod, run: RentedRun, kind: Any) -> None:
     def refuse(*_: object) -> None:
         for on in ("get", "list", "delete", "logs"):

@@ -211,6 +211,7 @@ def test_a_sweep_takes_no_other_places(launch: Launcher, files: list[Path]) -> N
     assert "--on local, ray or runpod" in launch(*SWEEP, "--on", "docker", exit_code=2)
 
 
+@pytest.mark.large  # those of folds are compared by tests/test_cross_validation.py, always
 def test_metrics_of_a_swept_model_are_those_of_a_single_run(tmp_path: Path) -> None:
     """Bit by bit, with the same number of threads: torch sums in another order with another one."""
     pytest.importorskip("torch", reason="training needs the extra `train`")

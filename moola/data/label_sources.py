@@ -22,9 +22,10 @@ from moola.data.feature_set import (
     read_clean_bars,
     read_documents,
 )
+from moola.data.folds import FoldRanges, folds_of_series, no_folds
 from moola.data.hindsight import hindsight_labels
 from moola.data.label_files import SET_COLUMN, LabelFile, labels_of_file
-from moola.data.label_folds import FoldRanges, fold_labels, folds_of_series, no_folds
+from moola.data.label_folds import fold_labels
 from moola.data.labels import LabelSet, assign_ranges, require_examples, split_in_order
 from moola.data.placement import MOVE_TIMES, place_windows, planted_labels
 from moola.data.splits import SPLITS, Ranges, Split, ranges_of

@@ -2,14 +2,14 @@
 
 The cuts are quantiles of the times of all bars, those of every set counted. So each part holds as
 many bars as any other, also where one set is short or begins late; parts of equal length in time
-could be almost empty. Of one set alone they are the folds of `moola.data.label_folds`.
+could be almost empty. Of one set alone they are the folds of `moola.data.folds`.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from moola.data.label_folds import fold_cuts
+from moola.data.folds import fold_cuts
 from moola.data.splits import Split, cut_at_bars
 from moola.specs import CrossValidation
 

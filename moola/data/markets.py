@@ -15,7 +15,7 @@ import pandas as pd
 from moola import PRICES, WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import FeatureSet, Series
-from moola.data.label_folds import FoldRanges
+from moola.data.folds import FoldRanges
 from moola.data.market_folds import market_fold_splits, pooled_times
 from moola.data.splits import SPLITS, Ranges, Split, cut_at_dates
 from moola.errors import ArtifactError, DataError

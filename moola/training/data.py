@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from moola import PRICES, WINDOW
 from moola.data.feature_records import FeatureMetadata
 from moola.data.feature_set import FEATURE_SET_FILES, MOVES, FeatureSet, read_feature_set
+from moola.data.folds import FoldRanges, fold_splits, folds_of_series, no_folds
 from moola.data.label_files import open_label_file, with_own_features
-from moola.data.label_folds import FoldRanges, fold_splits, folds_of_series, no_folds
 from moola.data.label_sources import feature_folder, labels_by_split, load_labels, series_of
 from moola.data.labels import LabelSet
 from moola.data.market_labels import (
