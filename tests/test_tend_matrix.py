@@ -108,7 +108,9 @@ CASES = {
     "try again": Case(
         ("failed", "failed"), spec={"exit_code": 75}, machine={"retry": {"times": 1}}, n_pods=2
     ),
-    "a broken GPU": Case(("failed", "committed"), spec={"broken_hosts": 1}, n_pods=2),
+    "a broken GPU": Case(  # its first launch is given up: it had no machine
+        ("failed", "committed"), spec={"broken_hosts": 2}, n_pods=2
+    ),
     "too long": Case(
         ("timed_out",), spec={"hang": True}, machine={"max_runtime": timedelta(seconds=8)}
     ),

@@ -90,24 +90,31 @@ def tend(settings: Settings, store: Store, pods: PodApi) -> Pass:
         elif run.launches and unchanged_s < NEWS_S:
             session = Session(settings, store, pods, run.run_id, may_ask=False)
             with contextlib.suppress(MoolaError):
-                _settle_committed(session.context, listed, held)
+                _finish_committed(session.context, listed, held)
             endings.tell(store, run.run_id)
     endings.tell_groups(store)
     return Pass(tuple(reaped), tuple(tended))
 
 
-def _settle_committed(
+def _finish_committed(
     context: RunContext,
     listed: Mapping[str, Pod],
     held: dict[str, frozenset[str]],
 ) -> None:
-    """Give back what a group's budget still holds for a run that was committed between two passes.
+    """What is left to do for a run that was committed between two passes and has no machine now.
 
-    `held` is what each group's budget holds, by its pods' names, as far as it was read.
+    Its attempt gets the final state for which the machine had no time, and what its group's budget
+    still holds is given back. `held` is what each group's budget holds, by its pods' names, as far
+    as it was read.
     """
     launch = context.require_launch()
     pod = listed.get(launch.pod_name)
-    if launch.budget is None or (pod is not None and pod.status is not PodStatus.GONE):
+    if pod is not None and pod.status is not PodStatus.GONE:
+        return
+
+    if context.final_state(launch) is None:
+        context.end_attempt(launch, State.INFRA_LOST, "the machine is gone")
+    if launch.budget is None:
         return
 
     group = launch.budget.group
