@@ -138,6 +138,18 @@ def test_a_run_that_fails_for_good_is_left_so(
     assert len(run.pods()) == 1
 
 
+def test_an_image_that_cannot_be_pulled_is_paid_for_once(fake: FakeRunpod, run: RentedRun) -> None:
+    """Seen in the machine's log: it says nothing in the store, and has hours to start in."""
+    line = "error pulling image: Error response from daemon: unauthorized"
+    fake.fail("pull_fails", times=None, text=line)
+    detach(run)
+    pass_until_over(run)
+    run.check_nothing_is_left()
+    assert run.states()[-1] == "launch_failed"
+    assert line in run.reasons()[-1]
+    assert len(run.pods()) == 1
+
+
 def test_a_cancelled_run_is_not_gone_on_with(run: RentedRun) -> None:
     detach(run)
     assert run.session().cancel() == "cancelled"

@@ -15,7 +15,7 @@ from moola.launch.console import clock_text
 from moola.launch.rented import machines
 from moola.launch.rented.context import RunContext
 from moola.launch.rented.ending import end_pod
-from moola.launch.rented.live_log import read_last_lines, with_last_lines
+from moola.launch.rented.live_log import ending_in, read_last_lines, with_last_lines
 from moola.launch.rented.request import without_secrets
 from moola.launch.rented.signs import last_sign
 from moola.launch.rented.verdict import Ages, Ending, verdict
@@ -27,6 +27,7 @@ from moola.runs.pod_names import PodName, parse_pod_name, store_tag
 from moola.store import Store
 
 LIVE_LOG_S = 5.0  # for the log of a machine that is ended without a word in the store
+EARLY_LOG_S = 2.0  # for that of a machine that has not said a word yet
 LONGEST_POD_ID = 16  # characters that are shown
 
 
@@ -175,6 +176,13 @@ def _is_late(run: RunContext, launch: Launch, pod: Pod) -> Ending | None:
     return verdict(Ages(_past_deadline_s(run, launch, pod)), run.watch)
 
 
+def _cannot_start(run: RunContext, launch: Launch, pod: Pod) -> Ending | None:
+    """Of a machine without a word in the store: its log may say why, such as of an image."""
+    if last_sign(run.store, launch) is not None:
+        return None
+    return ending_in(read_last_lines(run.pods, pod.id, EARLY_LOG_S), launch.image)
+
+
 def _is_silent(run: RunContext, launch: Launch, pod: Pod) -> Ending | None:
     """Silent, or never started. A heartbeat that cannot be read is damage while it is new."""
     past_deadline_s = _past_deadline_s(run, launch, pod)
@@ -199,6 +207,7 @@ QUESTIONS: tuple[Question, ...] = (
     _is_given_up,
     _is_unrecorded,
     _is_late,
+    _cannot_start,
     _is_silent,
 )
 
