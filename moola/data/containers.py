@@ -221,7 +221,8 @@ def _stream(path: Path, compression: Compression | None, member: str | None) -> 
         return pa.OSFile(str(path))
     if compression == "zip":
         assert member is not None
-        return pa.PythonFile(zipfile.ZipFile(path).open(member), mode="r")
+        with zipfile.ZipFile(path) as archive:  # the member stays open behind it
+            return pa.PythonFile(archive.open(member), mode="r")
     return pa.CompressedInputStream(pa.OSFile(str(path)), compression)
 
 

@@ -224,7 +224,7 @@ def refuse_mixture(bars: Rows, wide: Ints) -> None:
         return
 
     sizes = np.abs(jumps)
-    in_turn = np.mean(jumps[1:] * jumps[:-1] < 0)
+    in_turn = np.mean(np.sign(jumps[1:]) * np.sign(jumps[:-1]) < 0)
     alike = np.mean(np.abs(sizes - np.median(sizes)) < 0.25 * np.median(sizes))
     if in_turn > 0.9 and alike > 0.8:
         row = int(wide[0])

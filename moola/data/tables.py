@@ -316,15 +316,20 @@ def read_rows(
     skipped: SkippedRows,
 ) -> Iterator[pa.RecordBatch]:
     """Blocks of the columns in `types`, named by place: "0", "1" ... Raises pyarrow's errors."""
-    with _no_traceback_of_bad_text():
-        reader = _open_csv(container, table, types, decimal, skipped)
-    while True:
+    stream = container.stream()
+    try:
         with _no_traceback_of_bad_text():
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
-        yield batch
+            reader = _open_csv(stream, table, types, decimal, skipped)
+        while True:
+            with _no_traceback_of_bad_text():
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+            yield batch
+    finally:
+        if container.compression == "zip":  # a file of Python's; of Arrow's own it reads ahead
+            stream.close()
 
 
 @contextlib.contextmanager
@@ -344,7 +349,7 @@ def _no_traceback_of_bad_text() -> Iterator[None]:
 
 
 def _open_csv(
-    container: Container,
+    stream: pa.NativeFile,
     table: TextTable,
     types: Mapping[int, pa.DataType],
     decimal: Decimal,
@@ -352,7 +357,7 @@ def _open_csv(
 ) -> pa.csv.CSVStreamingReader:
     places = [str(at) for at in range(table.n_columns)]
     return pa.csv.open_csv(
-        container.stream(),
+        stream,
         read_options=pa.csv.ReadOptions(
             use_threads=False,  # threads lose the row numbers of errors
             column_names=places,
