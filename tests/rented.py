@@ -25,7 +25,7 @@ from moola.providers.base import Candidate, PodRequest
 from moola.providers.runpod.rest import RestPods
 from moola.runs.attempt import COMMITTED, commit_run, manifest_json
 from moola.runs.authority import signing_key
-from moola.runs.launches import Launch, all_launches, claim
+from moola.runs.launches import Launch, RentedMachine, all_launches, claim
 from moola.runs.protocol import MANIFEST, STATUS, read_json_or_none
 from moola.runs.reading import pull_files, read_manifest
 from moola.runs.records import FileEntry
@@ -156,6 +156,19 @@ class RentedRun:
         assert self.fake.most_alive.get(self.run_id, 0) <= most_alive
         committed = [state for state in self.states() if state == "committed"]
         assert len(committed) == (1 if read_manifest(self.store, self.run_id) else 0)
+
+
+def rented_machine(**fields: Any) -> RentedMachine:
+    """The record of a machine with two vCPUs; `fields` are what differs between machines."""
+    return RentedMachine(
+        provider="runpod",
+        kind="cpu",
+        type_id="cpu3c",
+        count=2,
+        cloud="SECURE",
+        data_center=None,
+        **fields,
+    )
 
 
 def claim_launch(run: RentedRun, n: int = 1, **machine: Any) -> Launch:

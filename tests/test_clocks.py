@@ -24,12 +24,12 @@ from moola.launch.rented.signs import Pulse, Sign, last_sign
 from moola.providers.clock import ProviderClock
 from moola.runs import launches
 from moola.runs.attempt import end_attempt
-from moola.runs.launches import Launch, RentedMachine, newest_attempt, record_rented
+from moola.runs.launches import Launch, newest_attempt, record_rented
 from moola.runs.protocol import CANCEL, HEARTBEAT, STATUS, attempt_key, canonical_json, now_text
 from moola.runs.reading import run_state
 from moola.store import Dated, Store
 from tests.fake_runpod import FakeRunpod, Pod
-from tests.rented import RentedRun, claim_launch, quick_settings, rent_pod
+from tests.rented import RentedRun, claim_launch, quick_settings, rent_pod, rented_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY_S = 86_400.0
@@ -210,15 +210,9 @@ def test_who_looks_again_counts_the_silence_from_before_the_first_look(
 
 def lie_about(run: RentedRun, launch: Launch, pod: Pod, **lies: Any) -> None:
     """A record of the machine that a writer to the store has made up."""
-    machine = RentedMachine(
+    machine = rented_machine(
         pod_id=pod.id,
         pod_name=pod.name,
-        provider="runpod",
-        kind="cpu",
-        type_id="cpu3c",
-        count=2,
-        cloud="SECURE",
-        data_center=None,
         price_per_hour=0.0,
         created=time.time(),
         deadline=4e9,

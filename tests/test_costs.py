@@ -10,9 +10,10 @@ from rich.console import Console
 
 from moola.launch.rented.costs import cost_of_run, cost_table
 from moola.providers.base import BillingRecord
-from moola.runs.launches import RentedMachine, claim, record_rented
+from moola.runs.launches import claim, record_rented
 from moola.runs.protocol import STATUS, canonical_json
 from moola.store import Store, open_store
+from tests.rented import rented_machine
 from tests.test_json_output import fields_of, fields_on_page
 
 IMAGE = "img@sha256:" + "0" * 64
@@ -46,15 +47,9 @@ def store(tmp_path: Path) -> Store:
         status = {"state": "infra_lost", "time": END.isoformat()}
         store.put(launch.key(STATUS), canonical_json(status))
         if price is not None:
-            machine = RentedMachine(
+            machine = rented_machine(
                 pod_id=f"pod{n}",
                 pod_name=launch.pod_name,
-                provider="runpod",
-                kind="cpu",
-                type_id="cpu3c",
-                count=2,
-                cloud="SECURE",
-                data_center=None,
                 price_per_hour=price,
                 created=HOUR_AGO.timestamp(),
                 deadline=END.timestamp(),

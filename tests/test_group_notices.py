@@ -23,13 +23,14 @@ from moola.launch.on_ray import sweep as on_ray
 from moola.launch.settings import Settings
 from moola.runs.attempt import Attempt, end_attempt
 from moola.runs.groups import Budget, group_of, put_group
-from moola.runs.launches import RentedMachine, claim, record_rented
+from moola.runs.launches import claim, record_rented
 from moola.runs.protocol import STATUS, attempt_id_now, attempt_key, canonical_json
 from moola.runs.records import State
 from moola.specs import parse_spec
 from moola.specs.precompute import PrecomputeSpec
 from moola.store import Store, open_store
 from tests.hook import Hook, running_hook
+from tests.rented import rented_machine
 from tests.runs import submitted_run
 from tests.test_comparing import trained_run
 from tests.test_costs import END, HOUR_AGO, IMAGE
@@ -116,15 +117,9 @@ def rent(store: Store, run_id: str, group: str, price: float, n: int = 1) -> Non
     assert launch is not None
     status = {"state": "infra_lost", "time": END.isoformat(), "reason": "host lost"}
     store.put(launch.key(STATUS), canonical_json(status))
-    machine = RentedMachine(
+    machine = rented_machine(
         pod_id=f"pod-{run_id}",
         pod_name=launch.pod_name,
-        provider="runpod",
-        kind="cpu",
-        type_id="cpu3c",
-        count=2,
-        cloud="SECURE",
-        data_center=None,
         price_per_hour=price,
         created=HOUR_AGO.timestamp(),
         deadline=END.timestamp(),

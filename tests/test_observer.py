@@ -11,9 +11,10 @@ from moola.errors import LaunchError, TryAgainError
 from moola.launch.rented.observer import Observer
 from moola.launch.settings import WatchConfig
 from moola.providers.base import Pod, PodStatus
-from moola.runs.launches import Launch, RentedMachine, claim
+from moola.runs.launches import Launch, claim
 from moola.runs.protocol import HEARTBEAT, canonical_json
 from moola.store import Store, open_store
+from tests.rented import rented_machine
 
 CONFIG = WatchConfig(pod_poll_s=1000.0, stalled_after_s=60.0, start_timeout_s=600.0, grace_s=30.0)
 IMAGE = "img@sha256:" + "0" * 64
@@ -68,15 +69,9 @@ def observer(
 ) -> Observer:
     """Of a machine that was made `age_s` ago and has `left_s` to its deadline."""
     now = time.time()
-    machine = RentedMachine(
+    machine = rented_machine(
         pod_id="p1",
         pod_name=launch.pod_name,
-        provider="runpod",
-        kind="cpu",
-        type_id="cpu3c",
-        count=2,
-        cloud="SECURE",
-        data_center=None,
         price_per_hour=0.06,
         created=now - age_s,
         deadline=now + left_s,

@@ -33,7 +33,7 @@ from moola.launch.rented.request import pod_request
 from moola.launch.rented.terms import Terms
 from moola.providers.base import Candidate, Offer
 from moola.runs.attempt import end_attempt
-from moola.runs.launches import Launch, RentedMachine, newest_launch, record_rented
+from moola.runs.launches import Launch, newest_launch, record_rented
 from moola.runs.reading import read_manifest
 from moola.runs.records import FileEntry
 from tests.fake_runpod import FakeRunpod, Pod
@@ -45,6 +45,7 @@ from tests.rented import (
     commit_launch,
     machine_config,
     quick_settings,
+    rented_machine,
     run_small_job,
     wait_for,
 )
@@ -543,15 +544,9 @@ def test_a_machine_that_cannot_be_ended_is_named_and_no_other_is_rented(
 def lose_machine(run: RentedRun, launch: Launch, *, spent: float) -> None:
     """The launch had a machine for which that many USD are due, and it is gone."""
     hour_ago = time.time() - 3600
-    machine = RentedMachine(
+    machine = rented_machine(
         pod_id=f"gone{launch.n}",
         pod_name=launch.pod_name,
-        provider="runpod",
-        kind="cpu",
-        type_id="cpu3c",
-        count=2,
-        cloud="SECURE",
-        data_center=None,
         price_per_hour=spent,
         created=hour_ago,
         deadline=hour_ago + 300,

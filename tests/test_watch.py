@@ -26,13 +26,14 @@ from moola.launch.live import Picture
 from moola.launch.live_table import run_view, runs_table
 from moola.runs.about import add_about, new_about
 from moola.runs.groups import group_of, put_group
-from moola.runs.launches import RentedMachine, claim, record_rented
+from moola.runs.launches import claim, record_rented
 from moola.runs.protocol import HEARTBEAT, STATUS, attempt_key, canonical_json, run_key
 from moola.runs.records import GpuUsage, Heartbeat, State, Status, Usage, UsageHistory
 from moola.runs.survey import RunSummary, survey_run, survey_runs
 from moola.runs.watching import RunWatcher, WatchedRun
 from moola.store import Store, open_store
 from tests.hostile import EVIL, IMAGE, MACHINE
+from tests.rented import rented_machine
 from tests.runs import attempt_id, committed_run, submitted_run
 from tests.test_console import FORBIDDEN
 from tests.test_json_output import fields_of, fields_on_page
@@ -127,15 +128,9 @@ def put_launch(store: Store, run_id: str, n: int, state: str, price: float) -> s
     """A launch with a machine that was made an hour before NOW; -> its attempt."""
     launch = claim(store, run_id, n, "train", IMAGE, MACHINE.model_dump(mode="json"))
     assert launch is not None
-    machine = RentedMachine(
+    machine = rented_machine(
         pod_id=f"pod{n}",
         pod_name=launch.pod_name,
-        provider="runpod",
-        kind="cpu",
-        type_id="cpu3c",
-        count=2,
-        cloud="SECURE",
-        data_center=None,
         price_per_hour=price,
         created=(NOW - timedelta(hours=1)).timestamp(),
         deadline=NOW.timestamp(),
