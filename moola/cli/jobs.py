@@ -175,13 +175,8 @@ def train(
     from moola.specs import TrainSpec, read_spec
     from moola.store import open_store
 
-    flags = {
-        "labels.source": one_or_all(labels),
-        "labels.timezone": timezone,
-        "features": one_or_all(features),
-        "fraction": fraction,
-        "training.seed": seed,
-    }
+    flags = label_flags(labels, timezone, features, fraction)
+    flags["training.seed"] = seed
     if resume is not None:
         _require_own_spec(bool(force or spec or set_ or given(flags)))
 
@@ -205,6 +200,21 @@ def train(
     passed = show_results(run_store, run.run_id)
     if require_gates and not passed:
         raise typer.Exit(1)
+
+
+def label_flags(
+    labels: list[str] | None,
+    timezone: str | None,
+    features: list[str] | None,
+    fraction: float | None,
+) -> dict[str, object]:
+    """What the options of training on labels set, field -> value; None for one not given."""
+    return {
+        "labels.source": one_or_all(labels),
+        "labels.timezone": timezone,
+        "features": one_or_all(features),
+        "fraction": fraction,
+    }
 
 
 def show_warnings(settings: "Settings", run: "PreparedRun", *, dry_run: bool) -> None:

@@ -10,6 +10,7 @@ from moola.cli.jobs import (
     FractionOption,
     LabelsOption,
     LabelZoneOption,
+    label_flags,
     print_warnings,
 )
 from moola.cli.options import (
@@ -19,7 +20,6 @@ from moola.cli.options import (
     SpecOption,
     StoreOption,
     WorkOption,
-    one_or_all,
     read_settings,
     spec_overrides,
 )
@@ -94,12 +94,7 @@ def search(
         keep_secrets_of(storage_url)
     settings = _settings(store, work, on, dry_run=dry_run)
     _require_name(study)
-    flags = {
-        "labels.source": one_or_all(labels),
-        "labels.timezone": timezone,
-        "features": one_or_all(features),
-        "fraction": fraction,
-    }
+    flags = label_flags(labels, timezone, features, fraction)
     planned = _plan(
         settings,
         over,

@@ -14,6 +14,7 @@ from moola.cli.jobs import (
     LabelsOption,
     LabelZoneOption,
     WindowsOption,
+    label_flags,
     print_warnings,
     require_detachable,
 )
@@ -34,7 +35,6 @@ from moola.cli.options import (
     YesOption,
     ZoneOption,
     given,
-    one_or_all,
     read_settings,
     reading_overrides,
     require_table_path,
@@ -145,12 +145,7 @@ def sweep_train(
     settings = _settings(store, work, on, image, dry_run=dry_run)
     require_detachable(settings, detach)
     how = _How(parallel, machines, max_machines, max_spend, detach, dry_run, yes)
-    flags = {
-        "labels.source": one_or_all(labels),
-        "labels.timezone": timezone,
-        "features": one_or_all(features),
-        "fraction": fraction,
-    }
+    flags = label_flags(labels, timezone, features, fraction)
     fixed = spec_overrides(set_, flags)
     path = spec or shipped_spec("train")
     run_store = open_store(settings.store)
