@@ -33,7 +33,7 @@ from benchmarks.boosted_spans import boosted_spans
 from benchmarks.ceiling import rule_on_windows
 from benchmarks.day_blocks import day_of_window, day_weights, headline, interval
 from benchmarks.pooled import pooled
-from benchmarks.settings import RULES, Setting, data_of, real_settings, synthetic_settings
+from benchmarks.settings import MARKET, RULES, Setting, data_of, real_settings, synthetic_settings
 from moola import WINDOW
 from moola.evaluation.baselines import BASELINE_TITLES, baselines
 from moola.evaluation.metrics import F1_MACRO, HIT_CENTRE, score
@@ -313,6 +313,11 @@ def parse_options() -> argparse.Namespace:
         default=7,
         help="of the synthetic bars",
     )
+    parser.add_argument(
+        "--market-end",
+        default=MARKET["end"],
+        help="last day of the synthetic bars: the later, the more labels",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--rules",
@@ -338,7 +343,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     torch.set_num_threads(1)
-    settings = synthetic_settings(options.market_seed, options.rules)
+    settings = synthetic_settings(options.market_seed, options.market_end, options.rules)
     if options.bars is not None:
         settings += real_settings(
             options.bars,

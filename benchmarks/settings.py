@@ -151,12 +151,16 @@ def hindsight_settings(
     ]
 
 
-def synthetic_market(seed: int) -> Market:
-    return make_market(MarketConfig.model_validate(MARKET | {"seed": seed}))
+def synthetic_market(seed: int, end: str = MARKET["end"]) -> Market:
+    return make_market(MarketConfig.model_validate(MARKET | {"seed": seed, "end": end}))
 
 
-def synthetic_settings(seed: int, rule_names: list[str]) -> list[Setting]:
-    market = synthetic_market(seed)
+def synthetic_settings(
+    seed: int,
+    end: str,
+    rule_names: list[str],
+) -> list[Setting]:
+    market = synthetic_market(seed, end)
     features = feature_set(market.bars)
     name = f"synthetic market {seed}"
     planted = planted_labels(market.moves, features.times, LabelConfig())

@@ -16,7 +16,7 @@ from moola import WINDOW  # noqa: E402
 from moola.data.windows import valid_rows  # noqa: E402
 from moola.errors import ArtifactError, DataError  # noqa: E402
 from moola.features import compute_features  # noqa: E402
-from moola.models.jade_core import JadeCompact  # noqa: E402
+from moola.models.jade_core import JadeCompact, found_type  # noqa: E402
 from moola.models.spans import decode_spans  # noqa: E402
 from moola.specs import TreesConfig  # noqa: E402
 from moola.training import boosting  # noqa: E402
@@ -131,6 +131,17 @@ def test_an_answer_with_trees_keeps_the_contract(rows: np.ndarray) -> None:
     for name in ("start_logits", "end_logits", "logits"):
         torch.testing.assert_close(output[name].exp().sum(1), ones, atol=1e-4, rtol=0)
     torch.testing.assert_close(output["span_probs"].sum((1, 2)), ones, atol=1e-4, rtol=0)
+
+
+def test_with_trees_the_type_is_that_of_the_decoded_span(rows: np.ndarray) -> None:
+    model = grown(dataset(rows))
+    x = all_of(dataset(rows))["x"]
+    with torch.no_grad():
+        output = model(x)
+        network = model.train()(x)
+    assert torch.equal(output["logits"], found_type(output["span_probs"], output["bar_logits"]))
+    of_window = torch.logsumexp(network["start_logits"][..., None] + network["bar_logits"], 1)
+    torch.testing.assert_close(network["logits"], of_window)
 
 
 def test_training_mode_is_the_networks_own_answer(rows: np.ndarray) -> None:

@@ -14,7 +14,11 @@ from moola import HIT_BARS, WINDOW  # noqa: E402
 from moola.errors import DataError  # noqa: E402
 from moola.features import FEATURE_NAMES, N_FEATURES, compute_features  # noqa: E402
 from moola.models import build_model  # noqa: E402
-from moola.models.jade_core import JadeCompact, initialize_model_biases  # noqa: E402
+from moola.models.jade_core import (  # noqa: E402
+    JadeCompact,
+    found_type,
+    initialize_model_biases,
+)
 from moola.models.price_path import (  # noqa: E402
     N_CONTEXT,
     context_features,
@@ -28,6 +32,7 @@ from moola.models.spans import (  # noqa: E402
     at_last_bars,
     decode_spans,
     span_descriptors,
+    starts_near,
 )
 
 
@@ -135,6 +140,32 @@ def test_the_type_is_read_off_at_the_start() -> None:
         output = model(x)
     assert torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 40], -1), atol=1e-4)
     assert not torch.allclose(output["logits"], torch.log_softmax(bar_logits[:, 41], -1), atol=1e-4)
+
+
+def test_the_type_of_a_window_with_two_moves_is_that_of_the_decoded_one() -> None:
+    # 0.6 for moves around 30..39, of class 0; 0.4 for one at 70..79, surely of class 1. The window
+    # as a whole is rather of class 1 (0.6 x 0.6 = 0.36 against 0.64); its found move is not.
+    span_probs = torch.zeros(1, WINDOW, 20)
+    span_probs[0, 30, 9] = 0.35
+    span_probs[0, 31, 9] = 0.25
+    span_probs[0, 70, 9] = 0.4
+    types = torch.full((1, WINDOW, 2), 0.5)
+    types[0, 30] = torch.tensor([0.6, 0.4])
+    types[0, 31] = torch.tensor([0.6, 0.4])
+    types[0, 70] = torch.tensor([0.0, 1.0])
+
+    found = found_type(span_probs, types.log()).exp()
+    assert torch.allclose(found, torch.tensor([[0.36 + 0.2, 0.24 + 0.2]]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "counts"), [(3, True), (4, False)])
+def test_a_span_is_of_the_found_move_up_to_three_bars_away(shift: int, counts: bool) -> None:
+    span_probs = torch.zeros(1, WINDOW, 20)
+    span_probs[0, 30, 9] = 0.8
+    span_probs[0, 30 + shift, 9] = 0.2
+    nearby = starts_near(span_probs, torch.tensor([30]), torch.tensor([39]))
+    assert nearby[0, 30] == pytest.approx(0.8)
+    assert nearby[0, 30 + shift] == pytest.approx(0.2 * counts)
 
 
 class SureOfOneStart(torch.nn.Module):

@@ -17,8 +17,8 @@ from moola.models.candidates import (
 from moola.models.price_path import PricePath
 from moola.models.trees import Trees
 
-SPAN_SCALE = 1.0  # by which the trees' score of a span is multiplied ...
-NEURAL_SHARE = 0.5  # ... and the log-probability that the network gives it; of the type likewise
+SPAN_SCALE = 1.2  # by which the trees' score of a span is multiplied ...
+NEURAL_SHARE = 0.25  # ... and the log-probability that the network gives it; of the type likewise
 TYPE_SCALE = 1.0
 NEURAL_TYPE_SHARE = 0.25
 N_TYPED = 32  # the likeliest spans of a window, of which the type is asked

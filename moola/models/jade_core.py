@@ -17,7 +17,7 @@
 
     start_logits, end_logits [B, T] = logs of span_probs, summed over what else a span has
     logits [B, K] = log of bar_logits' probabilities, averaged over the bars with the start
-                    distribution as attention
+                    distribution as attention; with trees, of the spans around the decoded one
 
 Three ideas carry the accuracy at a few hundred labels. The type of a window is the state of the
 market BEFORE the move, so it is read off at the bar where the move starts: the forward half of the
@@ -59,6 +59,7 @@ from moola.models.spans import (
     decode_spans,
     row_length,
     span_descriptors,
+    starts_near,
 )
 
 # Bars since a swing / 105 is mostly below 0.1: brought to the size of the other inputs.
@@ -151,6 +152,8 @@ class JadeCompact(nn.Module):
     ) -> dict[str, Tensor]:
         """[B, T, F] -> logits [B, K], bar_logits [B, T, K] of the types, sigma_ptr, sigma_type, and
 
+        logits [B, K]          of the window's type; with trees that of the decoded span, all types
+                               being as likely if the move is elsewhere
         span_probs [B, T, L]   of a move that starts at this bar and has 1, 2, ..., L bars
         start_logits, end_logits [B, T]
         pointers [B, 2]        centre = 0.5 (start + end) / 104, length = (end - start + 1) / 105,
@@ -168,9 +171,10 @@ class JadeCompact(nn.Module):
             "sigma_type": self.log_sigma_type.exp(),
         }
 
+        asks_trees = self.predict_pointers and self.boosted.is_grown and not self.training
         if self.predict_pointers:
             spans = self._spans(scores[..., 0], scores[..., 1], path)  # [B, L, R]
-            if self.boosted.is_grown and not self.training:
+            if asks_trees:
                 spans, bar_logits = self._blend(spans, bar_logits, path)
             start = spans[..., :WINDOW].sum(1)  # [B, T]
             end = by_last_bar(spans).sum(1)  # [B, T]
@@ -184,7 +188,10 @@ class JadeCompact(nn.Module):
             start_logits = torch.log_softmax(scores[..., 0], dim=1)  # [B, T]
 
         output["bar_logits"] = bar_logits
-        output["logits"] = torch.logsumexp(start_logits.unsqueeze(-1) + bar_logits, dim=1)  # [B, K]
+        if asks_trees:
+            output["logits"] = found_type(span_probs, bar_logits)  # [B, K]
+        else:
+            output["logits"] = torch.logsumexp(start_logits.unsqueeze(-1) + bar_logits, dim=1)
         return output
 
     @torch.no_grad()
@@ -351,6 +358,20 @@ class JadeCompact(nn.Module):
             raise DataError(f"x must be [B, {WINDOW}, {self.input_size}], got {list(x.shape)}")
         if valid_mask is not None and valid_mask.shape != x.shape[:2]:
             raise DataError(f"valid_mask must be {list(x.shape[:2])}, got {list(valid_mask.shape)}")
+
+
+def found_type(span_probs: Tensor, bar_logits: Tensor) -> Tensor:
+    """[B, T, L], [B, T, K] -> [B, K] log-probabilities of the type of the decoded span.
+
+    A window may hold two moves of different types. So the type is read off where those spans start
+    that have their centre within HIT_BARS of the decoded one's; for the rest of the probability,
+    with which the move is elsewhere, each type is as likely.
+    """
+    nearby = starts_near(span_probs, *decode_spans(span_probs))  # [B, T]
+    elsewhere = (1 - nearby.sum(1, keepdim=True)).clamp(min=0)  # [B, 1]
+    types = bar_logits.exp()  # [B, T, K]
+    probs = torch.einsum("bt,btk->bk", nearby, types) + elsewhere / types.shape[2]
+    return probs.clamp(min=LEAST).log()
 
 
 def _outside(longest: int) -> Tensor:

@@ -128,3 +128,17 @@ def decode_spans(span_probs: Tensor) -> tuple[Tensor, Tensor]:
     chosen = probs.masked_fill(elsewhere, -1.0).argmax(dim=1)  # [B]
 
     return starts[inside][chosen], ends[inside][chosen]
+
+
+def starts_near(
+    span_probs: Tensor,
+    start: Tensor,
+    end: Tensor,
+) -> Tensor:
+    """[B, T, L], [B], [B] -> [B, T]: the probability of the spans that start at each bar and have
+    their centre within HIT_BARS of that of start..end."""
+    device = span_probs.device
+    first = torch.arange(span_probs.shape[1], device=device)[:, None]
+    twice_centre = 2 * first + torch.arange(span_probs.shape[2], device=device)  # [T, L]
+    away = twice_centre - (start + end)[:, None, None]  # [B, T, L] in half bars
+    return (span_probs * (away.abs() <= 2 * HIT_BARS)).sum(2)
