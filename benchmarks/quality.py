@@ -343,7 +343,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     torch.set_num_threads(1)
-    settings = synthetic_settings(options.market_seed, options.market_end, options.rules)
+    settings = synthetic_settings(options.market_seed, options.rules, options.market_end)
     if options.bars is not None:
         settings += real_settings(
             options.bars,

@@ -157,8 +157,8 @@ def synthetic_market(seed: int, end: str = MARKET["end"]) -> Market:
 
 def synthetic_settings(
     seed: int,
-    end: str,
     rule_names: list[str],
+    end: str = MARKET["end"],
 ) -> list[Setting]:
     market = synthetic_market(seed, end)
     features = feature_set(market.bars)
