@@ -16,7 +16,7 @@ from moola import WINDOW  # noqa: E402
 from moola.data.windows import valid_rows  # noqa: E402
 from moola.errors import ArtifactError, DataError  # noqa: E402
 from moola.features import compute_features  # noqa: E402
-from moola.models.jade_core import JadeCompact, found_type  # noqa: E402
+from moola.models.jade_core import RECIPE, JadeCompact, found_type  # noqa: E402
 from moola.models.spans import decode_spans  # noqa: E402
 from moola.specs import TreesConfig  # noqa: E402
 from moola.training import boosting  # noqa: E402
@@ -302,15 +302,31 @@ np.testing.assert_allclose(probs, np.load("expected.npy"), rtol=1e-5, atol=1e-7)
     assert done.returncode == 0, done.stderr
 
 
-def test_weights_from_before_there_were_trees_give_the_networks_answer(rows: np.ndarray) -> None:
-    x = all_of(dataset(rows))["x"][:4]
-    plain = untrained()
-    old = {
-        name: value for name, value in plain.state_dict().items() if not name.startswith("boosted")
-    }
-    model = JadeCompact(hidden_size=8, longest_move=12).eval()
-    load_weights(model, old)
-    assert torch.equal(model(x)["span_probs"], plain(x)["span_probs"])
+@pytest.mark.parametrize(
+    ("recipe", "shown"),
+    [
+        (None, "an older one"),
+        (torch.tensor(RECIPE - 1), str(RECIPE - 1)),
+        (torch.zeros(999), "0.0"),
+    ],
+)
+def test_weights_of_another_recipe_are_refused(recipe: Any, shown: str) -> None:
+    """Their shapes would fit, and every prediction be wrong."""
+    weights = untrained().state_dict()
+    del weights["recipe"]
+    if recipe is not None:
+        weights["recipe"] = recipe
+    with pytest.raises(DataError, match=f"of recipe {RECIPE}.*are of .{{0,2}}{shown}") as caught:
+        load_weights(untrained(), weights)
+    assert "train again, or use the version" in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_weights_without_some_trees_are_refused(rows: np.ndarray) -> None:
+    weights = read_weights(weights_bytes(grown(dataset(rows))))
+    for name in ("boosted.span_trees.column", "boosted.bars"):
+        with pytest.raises(ArtifactError, match=name):
+            load_weights(untrained(), {key: weights[key] for key in weights if key != name})
 
 
 def test_damaged_trees_are_refused(rows: np.ndarray) -> None:

@@ -20,7 +20,9 @@ from moola.models.jade_core import (  # noqa: E402
     initialize_model_biases,
 )
 from moola.models.price_path import (  # noqa: E402
+    ATR_BARS,
     N_CONTEXT,
+    UNIT_ATR,
     context_features,
     price_path,
     shifted,
@@ -320,16 +322,16 @@ def test_span_descriptors_are_those_of_the_bars() -> None:
         [window.high - window.low, (window.high - previous).abs(), (window.low - previous).abs()],
         axis=1,
     )
-    atr = reach.max(axis=1).rolling(20).mean().to_numpy()
+    atr = reach.max(axis=1).rolling(ATR_BARS).mean().to_numpy()
     free = (x[0, :, 5] < 3).numpy()  # the range of a clipped bar is not known
     compared = 0
     for s in range(30, WINDOW - 12):
         for k in range(12):
-            if free[s - 20 : s + k + 1].all():
+            if free[s - ATR_BARS : s + k + 1].all():
                 net = abs(close[s + k] - close[s - 1])
-                far, straight = net / atr[s - 1] / 4, net / step[s : s + k + 1].sum()
+                far, straight = net / atr[s - 1] / UNIT_ATR, net / step[s : s + k + 1].sum()
                 assert descriptors[:3, k, s] == pytest.approx(
-                    [far, straight, 4 * far / math.sqrt(k + 1)], rel=0.03, abs=0.02
+                    [far, straight, UNIT_ATR * far / math.sqrt(k + 1)], rel=0.03, abs=0.02
                 )
                 compared += 1
     assert compared > 100

@@ -120,7 +120,7 @@ def test_a_state_dict_brings_its_trees() -> None:
     assert torch.equal(other(x), grown(x))
     assert other.depth == grown.depth > 1
 
-    other.load_state_dict({})
+    other.load_state_dict(Trees(N_COLUMNS, 1).state_dict())
     assert other.n_trees == 0
 
 

@@ -79,11 +79,6 @@ def _check_weights(
     prefix: str,
     *others: Any,
 ) -> None:
-    """Of weights from before there were trees: the module keeps its own of what they lack."""
-    if not any(name.startswith(prefix) for name in state_dict):
-        for name in ("bars", "sided", "blend"):
-            state_dict[prefix + name] = getattr(module, name)
-
     bars = state_dict.get(prefix + "bars", module.bars)
     in_order = bars.shape == (2,) and 1 <= bars[0] <= bars[1] <= module.longest_move
     if not in_order:

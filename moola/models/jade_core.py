@@ -67,6 +67,7 @@ SINCE_GAIN = 10.0
 # Lets the few weights of a span's score move as fast as the sums of many in the heads.
 SPAN_GAIN = 10.0
 FAR_BELOW = -1e4  # the score of what cannot be: its probability is 0, and no gradient becomes nan
+RECIPE = 1  # raised by each change of what weights mean: of inputs, descriptors and their units
 LEAST = 1e-37  # the smallest probability of which a logarithm is taken
 LENGTH_SMOOTHING = (0.25, 0.5, 0.25)  # of the counts of neighbouring lengths
 
@@ -80,6 +81,7 @@ class JadeCompact(nn.Module):
     outside 2..105.
     """
 
+    recipe: Tensor  # [] int64
     length_log_prior: Tensor  # [L] of a span of 1, 2, ..., L bars
     input_gain: Tensor  # [F]
     outside: Tensor  # [L, R] FAR_BELOW where a span would end outside the window, else 0
@@ -131,6 +133,7 @@ class JadeCompact(nn.Module):
         gain[[SINCE_SH, SINCE_SL]] = SINCE_GAIN
         self.register_buffer("input_gain", gain, persistent=False)
         self.register_buffer("length_log_prior", torch.zeros(longest_move))
+        self.register_buffer("recipe", torch.tensor(RECIPE))
         self.register_buffer(
             "outside",
             _outside(longest_move),

@@ -1,8 +1,8 @@
-"""The spans of a window that may be moves, and what prices did in and around each.
+"""The spans of a window that may be moves, and what prices did in and next to each.
 
 The prices are those behind the features (`moola.models.price_path`), in ATR, with the move upwards,
-so that neither their unit nor their direction matters. Horizons are geometric families; nothing
-here is learned.
+so that neither their unit nor their direction matters. Horizons are families, of which none is
+preferred; nothing here is learned.
 """
 
 import torch
@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from moola import HIT_BARS, WINDOW
-from moola.models.price_path import ATR_BARS, TINY, PricePath, shifted, trailing_mean
+from moola.models.candidates import motion_of
+from moola.models.price_path import TINY, PricePath, shifted, trailing_mean
 from moola.models.spans import decode_spans
 
-ATR_HORIZONS = (10, ATR_BARS, 40)  # bars; the unit, measured in three ways
-BEFORE_HORIZONS = (8, 16, 24, 48)  # bars before the span in which the market's state is read
+ATR_HORIZONS = (8, 16, 32)  # bars; the unit, measured in three ways
 STEP_HORIZONS = (1, 2, 4, 8)  # bars just before the span, and just after it
 MOST_BARS_LEFT = 16  # after the span; more tell no more
 N_INSIDE = 7 + 2 * len(ATR_HORIZONS)
-N_BEFORE = 6 * len(BEFORE_HORIZONS) + len(STEP_HORIZONS)
-N_DESCRIPTORS = N_INSIDE + N_BEFORE + len(STEP_HORIZONS)
+N_DESCRIPTORS = N_INSIDE + 2 * len(STEP_HORIZONS)
 LIMIT = 12.0  # ATR; what is further out tells no more
 
 
@@ -63,23 +62,17 @@ def mass_near(probs: Tensor, twice_centre: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(path: PricePath, start: Tensor, end: Tensor) -> Tensor:
-    """[B, S, D] what prices did in, before and after each span."""
+    """[B, S, D] what prices did in, just before and just after each span."""
+    unit = _at(motion_of(path).unit, start - 1)  # [B, S]
     net = _at(path.close, end) - _at(path.close, start - 1)
-    atr = trailing_mean(path.true_range, ATR_BARS) + TINY
-    unit = shifted(atr, (1,))[..., 0]  # [B, T] that of the bar before
-    own_unit = _at(unit, start).unsqueeze(-1)  # [B, S, 1]
+    direction = torch.where(net < 0, -1.0, 1.0).unsqueeze(-1) / unit.unsqueeze(-1)
 
-    falls = (net < 0).unsqueeze(-1)
-    fallen = PricePath(path.true_range, -path.close, -path.low, -path.high)
-    before = torch.where(
-        falls,
-        _rows(_before(fallen, unit), start),
-        _rows(_before(path, unit), start),
-    )
+    ago = shifted(path.close, [bars + 1 for bars in STEP_HORIZONS])
+    before = direction * (_at(path.close, start - 1).unsqueeze(-1) - _rows(ago, start))
     ahead = shifted(path.close, [-bars for bars in STEP_HORIZONS]) - path.close.unsqueeze(-1)
-    after = torch.where(falls, -1.0, 1.0) * _rows(ahead, end) / own_unit
+    after = direction * _rows(ahead, end)
 
-    inside = torch.stack(_inside(path, start, end, net, own_unit[..., 0]), dim=2)
+    inside = torch.stack(_inside(path, start, end, net, unit), dim=2)
     return torch.cat([inside, before, after], dim=2).clamp(-LIMIT, LIMIT)
 
 
@@ -108,51 +101,6 @@ def _inside(
     columns.append((WINDOW - 1 - end).to(net).clamp(max=MOST_BARS_LEFT))
 
     return columns
-
-
-def _before(path: PricePath, unit: Tensor) -> Tensor:
-    """[B, T, D] the market before a move up that would start at each bar.
-
-    Over each horizon its range, net move, distance from the peak, the leg up to the peak, the part
-    of it that was given back, and when the peak was. Bars before the window stand for its first.
-    """
-    columns = []
-    for bars in BEFORE_HORIZONS:
-        high = _earlier(path.high, bars)
-        low = _earlier(path.low, bars)
-        close = _earlier(path.close, bars)
-
-        peak, place = high.max(dim=2)
-        position = torch.arange(bars, device=place.device)
-        is_before = position < place.unsqueeze(-1)
-        is_after = position > place.unsqueeze(-1)
-        leg = peak - torch.minimum(_lowest(low, is_before), peak)
-        given_back = peak - torch.minimum(_lowest(low, is_after), peak)
-
-        columns += [
-            (peak - low.amin(2)) / unit,
-            (close[..., -1] - close[..., 0]) / unit,
-            (peak - close[..., -1]) / unit,
-            leg / unit,
-            (given_back / (leg + TINY)).clamp(max=2),
-            place / bars,
-        ]
-
-    close = _earlier(path.close, max(STEP_HORIZONS) + 1)
-    columns += [(close[..., -1] - close[..., -1 - bars]) / unit for bars in STEP_HORIZONS]
-
-    return torch.stack(columns, dim=2)
-
-
-def _earlier(series: Tensor, bars: int) -> Tensor:
-    """[B, T] -> [B, T, bars]: the values before each bar, the latest last."""
-    outside = series[:, :1].expand(-1, bars)
-    return torch.cat([outside, series[:, :-1]], dim=1).unfold(1, bars, 1)
-
-
-def _lowest(low: Tensor, chosen: Tensor) -> Tensor:
-    """[B, T] the lowest of the chosen bars [B, T, bars]; infinite where there are none."""
-    return low.masked_fill(~chosen, torch.inf).amin(2)
 
 
 def _sum_over(series: Tensor, start: Tensor, end: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
           |                              |
           |             V spans with their ends moved --> span trees --> the best of each K
           |                                                  |               |
-          |                                    how exact it seems    prices in and around it
+          |                                    how exact it seems    prices in and next to it,
+          |                                                  |       and the state before it
           |                                                  |               |
           +--> its probability ------------------------------+---------------+--> move trees
                                                              |                        |
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from moola import WINDOW
+from moola.models.candidates import N_STATES, Spans, motion_of, states_of
 from moola.models.move_descriptors import N_DESCRIPTORS, best_spans, mass_near, measure
 from moola.models.price_path import PricePath
 from moola.models.trees import Trees
@@ -30,6 +32,7 @@ from moola.models.trees import Trees
 CANDIDATES = 6  # spans of a window that are looked at
 MOST_MOVED = 3  # bars by which each end of such a span is moved, both ways
 UNMOVED = 24  # of the variants, the one that is not moved
+N_MOVE_COLUMNS = N_STATES + N_DESCRIPTORS  # that tell a move; the state comes first
 LEAST = 1e-6  # the smallest probability, and 1 less the largest
 
 
@@ -63,7 +66,7 @@ class Candidates(NamedTuple):
     """The best variant of each of K spans of B windows.
 
     start, end   [B, K] bars 0..104, both inclusive
-    descriptors  [B, K, D]
+    descriptors  [B, K, S + D] the state before it, and the variant's own
     told         [B, K, 2] what is known of each beside its prices: how exact it seems, and the
                  likelihood
     types        [B, K, C] probabilities of the type, read off where the span starts
@@ -115,7 +118,7 @@ class Presence(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.span_trees = Trees(N_DESCRIPTORS, 1)
-        self.move_trees = Trees(N_DESCRIPTORS, 1)
+        self.move_trees = Trees(N_MOVE_COLUMNS, 1)
         self.register_buffer("span_scale", torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64))
         self.register_buffer("window_scale", torch.tensor([1.0, 0.0], dtype=torch.float64))
         self.register_buffer("move_scale", torch.tensor([1.0, 0.0], dtype=torch.float64))
@@ -130,22 +133,24 @@ class Presence(nn.Module):
         end = variants.end.gather(2, variant)[..., 0]
         place = variant.unsqueeze(-1).expand(-1, -1, -1, N_DESCRIPTORS)
         first_bar = start.unsqueeze(-1).expand(-1, -1, best.types.shape[2])
+        own = variants.descriptors.gather(2, place)[:, :, 0]
+        state = states_of(motion_of(path), Spans(start, end), sided=False)
 
         return Candidates(
             start,
             end,
-            variants.descriptors.gather(2, place)[:, :, 0],
+            torch.cat([state, own], dim=2),
             torch.stack([exactness, best.likelihood.double()], dim=2),
             best.types.gather(1, first_bar),
         )
 
     def numbers(self, descriptors: Tensor, told: Tensor) -> Tensor:
-        """[B, K, D], [B, K, 2] -> [B, K, 3]: what the probability of a span is made of."""
+        """[B, K, S + D], [B, K, 2] -> [B, K, 3]: what the probability of a span is made of."""
         score = _scores(self.move_trees, descriptors)
         return torch.cat([score.unsqueeze(-1), told], dim=2)
 
     def of_spans(self, descriptors: Tensor, told: Tensor) -> Tensor:
-        """[B, K, D], [B, K, 2] -> [B, K] the probability that each span is a move."""
+        """[B, K, S + D], [B, K, 2] -> [B, K] the probability that each span is a move."""
         numbers = self.numbers(descriptors, told)
         return torch.sigmoid(numbers @ self.span_scale[:-1] + self.span_scale[-1])
 

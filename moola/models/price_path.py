@@ -29,9 +29,9 @@ MAX_DISTANCE = FEATURE_RANGES["dist_to_prev_SH"][1]  # ATR
 MAX_SINCE = FEATURE_RANGES["bars_since_SH_norm"][1]
 
 NET_HORIZONS = (2, 4, 8, 16)  # bars over which a net move is measured
-RANGE_HORIZONS = (8, 16, 24, 48)  # bars over which a range is measured
-ATR_BARS = 20  # the unit of all context: mean true range of the last 20 bars
-UNIT_ATR = 4  # net moves and ranges are given in units of 4 ATR
+RANGE_HORIZONS = (8, 16, 32, 64)  # bars over which a range is measured
+ATR_BARS = 16  # the unit of all context: mean true range of the last 16 bars
+UNIT_ATR = 5  # net moves and ranges are given in units of 5 ATR
 N_CONTEXT = 3 * len(NET_HORIZONS) + 2 * len(RANGE_HORIZONS) + 1  # 21: with F, 32 inputs in all
 CONTEXT_LIMIT = 4.0
 TINY = 1e-6  # keeps a division by 0 away
@@ -131,7 +131,7 @@ def context_features(path: PricePath) -> Tensor:
     """[B, T, C]: what the last and the next few bars did, in ATR; each within +-CONTEXT_LIMIT.
 
     Net move and efficiency of the last 2, 4, 8, 16 bars, net move of the next; range of the last
-    8, 16, 24, 48 bars and the close's place in it; and how the ATR compares with the window's last.
+    8, 16, 32, 64 bars and the close's place in it; and how the ATR compares with the window's last.
     """
     true_range, close, high, low = path
     atr = trailing_mean(true_range, ATR_BARS) + TINY

@@ -19,9 +19,9 @@ from moola.models.price_path import (
     trailing_mean,
 )
 
-# Where the worth of a span may bend: of its net move, in 4 ATR or in ATR per sqrt(bar) ...
+# Where the worth of a span may bend: of its net move, in 5 ATR or in ATR per sqrt(bar) ...
 FAR_KNOTS = (0.5, 1.0, 2.0)
-STRAIGHT_KNOTS = (0.5, 0.75, 0.9)  # ... and of its |net| / path
+STRAIGHT_KNOTS = (0.5, 0.7, 0.9)  # ... and of its |net| / path
 N_DESCRIPTORS = 3 + 2 * len(FAR_KNOTS) + len(STRAIGHT_KNOTS)
 
 
@@ -56,7 +56,7 @@ def at_last_bars(series: Tensor, longest: int) -> Tensor:
 def span_descriptors(path: PricePath, longest: int) -> Tensor:
     """[D, B, L, R]: how far and how straight prices went from the close before a span to its last.
 
-    far           net move in 4 ATR, the ATR being the mean true range of the ATR_BARS before the
+    far           net move in 5 ATR, the ATR being the mean true range of the ATR_BARS before the
                   span
     straight      |net| / path
     per_root_bar  net move in ATR per square root of a bar, which is what a random walk's would be

@@ -126,18 +126,14 @@ class Trees(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Buffers of any size, where torch wants those of the size that there is."""
-        names = [prefix + name for name in FIELDS]
-        there = [name for name in names if name in state_dict]
-        if there and len(there) < len(names):
-            missing_keys += [name for name in names if name not in state_dict]
+        missing = [prefix + name for name in FIELDS if prefix + name not in state_dict]
+        if missing:
+            missing_keys += missing
             return
 
         device = self.output.device
-        fields = no_trees()
-        if there:
-            fields = {name: state_dict[prefix + name].to(device) for name in FIELDS}
         try:
-            self.plant({name: tensor.to(device) for name, tensor in fields.items()})
+            self.plant({name: state_dict[prefix + name].to(device) for name in FIELDS})
         except ValueError as error:
             error_msgs.append(f"{prefix[:-1]}: {error}")
 

@@ -38,9 +38,9 @@ EXACT_GRADES = 2
 GAIN_OF_GRADE = [0, 1, 2, 3, 4, 6, 10]
 
 
-def one_horizon_each() -> list[list[int]]:
-    """The columns of a state, horizon by horizon, each with those that belong to none."""
-    of_none = list(range(N_HORIZON_STATES, N_STATES))
+def one_horizon_each(n_columns: int = N_STATES) -> list[list[int]]:
+    """The columns of a state, which come first, horizon by horizon, each with all of no horizon."""
+    of_none = list(range(N_HORIZON_STATES, n_columns))
     return [
         [*range(first, first + PER_HORIZON), *of_none]
         for first in range(0, N_HORIZON_STATES, PER_HORIZON)

@@ -9,11 +9,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from moola.errors import ArtifactError
+from moola.errors import ArtifactError, DataError
+from moola.models.jade_core import RECIPE
 
 WEIGHTS = "model.safetensors"  # of a checkpoint, and of a finished run
 BEST = "best.safetensors"
 STATE = "state.pt"
+RECIPE_NAME = "recipe"  # of the weight that tells which recipe the others are of
+
+SHOWN_CHARACTERS = 40  # of a value in a message
 
 Files = Mapping[str, bytes]
 Weights = Mapping[str, Tensor]
@@ -82,8 +86,28 @@ def read_weights(data: bytes) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Put `weights` into `model`. Raises ArtifactError unless names and shapes are the model's."""
+    """Put `weights` into `model`. Raises ArtifactError unless names and shapes are the model's, and
+
+    DataError for those of another recipe.
+    """
+    for name in model.state_dict():
+        if name.split(".")[-1] == RECIPE_NAME:
+            require_recipe(weights, name)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ArtifactError(f"the weights must be of the same model: {error}") from error
+
+
+def require_recipe(weights: Weights, name: str = RECIPE_NAME) -> None:
+    """Raises DataError for weights whose inputs meant something else than they do now."""
+    recipe = weights.get(name)
+    if recipe is not None and recipe.shape == () and recipe == RECIPE:
+        return
+
+    theirs = "an older one" if recipe is None else str(recipe.tolist())[:SHOWN_CHARACTERS]
+    raise DataError(
+        f"the model's weights must be of recipe {RECIPE}, which is how this version of moola "
+        f"computes what they read, and are of {theirs}: train again, or use the version that "
+        "trained them"
+    )

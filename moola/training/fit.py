@@ -20,7 +20,7 @@ from moola.store import Store
 from moola.training import processes
 from moola.training.batches import Collate, WindowDataset
 from moola.training.boosting import grow_trees, lightgbm_module
-from moola.training.checkpoint import WEIGHTS, Files, read_weights
+from moola.training.checkpoint import WEIGHTS, Files, read_weights, require_recipe
 from moola.training.data import TrainingData, rows_of_ranges
 from moola.training.loop import (
     VAL_F1,
@@ -256,6 +256,7 @@ def load_encoder(
     Raises ArtifactError or DataError if it does not fit.
     """
     weights = read_weights(read_file(store, require_input_run(store, item), WEIGHTS))
+    require_recipe(weights)
     encoder = {name: value for name, value in weights.items() if name.startswith(ENCODER)}
 
     shapes = {name: value.shape for name, value in encoder.items()}

@@ -21,6 +21,7 @@ from moola.data.splits import Split
 from moola.features.arrays import Floats, Ints
 from moola.models.jade_core import JadeCompact
 from moola.models.presence import (
+    N_MOVE_COLUMNS,
     UNMOVED,
     BestSpans,
     Presence,
@@ -32,6 +33,7 @@ from moola.models.presence import (
 from moola.models.price_path import PricePath, price_path
 from moola.specs import PresenceConfig
 from moola.training.batches import WindowDataset, setup_optimized_dataloader
+from moola.training.boosting import one_horizon_each
 from moola.training.data import TrainingData, rows_of_ranges
 from moola.training.inference import INFERENCE_BATCH, no_progress
 from moola.training.planting import tree_fields
@@ -56,6 +58,8 @@ TREES: dict[str, Any] = {
     "force_row_wise": True,
     "verbose": -1,
 }
+# As with the type, a branch looks at one horizon of the state.
+MOVE_TREES = TREES | {"interaction_constraints": one_horizon_each(N_MOVE_COLUMNS)}
 SPAN_ROUNDS = 80
 MOVE_ROUNDS = 250
 MOVE_SHARE = 0.5  # of the variants of a span that is a move, on which the span trees are grown
@@ -71,7 +75,7 @@ class WindowViews(NamedTuple):
     """What W windows show of their K candidates.
 
     start, end    [W, K] offsets, 0..104
-    descriptors   [W, K, D]
+    descriptors   [W, K, S + D]
     told          [W, K, 2] as in `moola.models.presence.Candidates`
     types         [W, K, C]
     """
@@ -243,7 +247,7 @@ def fit_presence(
         return None, windows
 
     presence = Presence()
-    presence.span_trees.plant(_grow(variants, is_exact, SPAN_ROUNDS, seed))
+    presence.span_trees.plant(_grow(TREES, variants, is_exact, SPAN_ROUNDS, seed))
     views = _views(presence, passes, device)
     judged = judge_spans(views, window_row, truth)
     is_judged = judged != IS_UNKNOWN
@@ -252,7 +256,7 @@ def fit_presence(
         return None, windows
 
     descriptors = views.descriptors.numpy()[is_judged]
-    presence.move_trees.plant(_grow(descriptors, is_move, MOVE_ROUNDS, seed))
+    presence.move_trees.plant(_grow(MOVE_TREES, descriptors, is_move, MOVE_ROUNDS, seed))
     val_row = rows_of_ranges(data.ranges("val"), STEP_BARS)
     val_views = view_windows(model, presence, _windows_at(data, val_row), device=device)
     if not _fit_scales(presence, val_views, val_row, truth):
@@ -317,6 +321,7 @@ def _both(is_true: NDArray[np.bool_]) -> bool:
 
 
 def _grow(
+    trees: dict[str, Any],
     descriptors: NDArray[np.float32],
     is_true: NDArray[np.bool_],
     rounds: int,
@@ -325,7 +330,7 @@ def _grow(
     """The fields of trees that tell the true ones [N] by their descriptors [N, D]."""
     import lightgbm
 
-    settings = TREES | {"seed": seed % 2**31}
+    settings = trees | {"seed": seed % 2**31}
     table = lightgbm.Dataset(
         descriptors,
         is_true.astype(np.int64),
