@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from moola import WINDOW  # noqa: E402
 from moola.models import candidates as module  # noqa: E402
+from moola.models import move_descriptors, price_path, spans  # noqa: E402
 from moola.models.candidates import (  # noqa: E402
     N_COLUMNS,
     N_STATES,
@@ -20,6 +21,7 @@ from moola.models.candidates import (  # noqa: E402
     strength_of,
 )
 from moola.models.price_path import PricePath  # noqa: E402
+from moola.specs import HindsightConfig  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -153,3 +155,18 @@ def test_states_are_those_of_the_bars_before() -> None:
 def test_every_descriptor_is_alive() -> None:
     found = candidates(some_path(n_windows=16), 4, 16, sided=True)
     assert (found.descriptors.flatten(0, 1).std(dim=0) > 0).all()
+
+
+def test_no_constant_of_the_hindsight_rule_is_inside() -> None:
+    """What labels are made by must be learned. Of how long the state is no number is preferred."""
+    rule = HindsightConfig()
+    states = module.STATE_BARS
+    assert set(states) == set(range(states[0], states[-1] + 1, 2))
+
+    horizons = {price_path.ATR_BARS, *price_path.RANGE_HORIZONS}
+    horizons |= {*module.ATR_BARS, *move_descriptors.ATR_HORIZONS}
+    assert not horizons & {rule.atr_period, rule.state_bars}
+    distances = {price_path.UNIT_ATR * knot for knot in spans.FAR_KNOTS}
+    assert not distances & {rule.min_net_atr, rule.max_range_atr, rule.min_leg_atr}
+    straight = {*spans.STRAIGHT_KNOTS, *module.LEAST_STRAIGHT}
+    assert not straight & {rule.min_efficiency, *rule.give_back}
