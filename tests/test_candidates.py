@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from moola import WINDOW  # noqa: E402
 from moola.models import candidates as module  # noqa: E402
-from moola.models import move_descriptors, price_path, spans  # noqa: E402
+from moola.models import price_path, spans  # noqa: E402
 from moola.models.candidates import (  # noqa: E402
     N_COLUMNS,
     N_STATES,
@@ -163,8 +163,7 @@ def test_no_constant_of_the_hindsight_rule_is_inside() -> None:
     states = module.STATE_BARS
     assert set(states) == set(range(states[0], states[-1] + 1, 2))
 
-    horizons = {price_path.ATR_BARS, *price_path.RANGE_HORIZONS}
-    horizons |= {*module.ATR_BARS, *move_descriptors.ATR_HORIZONS}
+    horizons = {price_path.ATR_BARS, *price_path.RANGE_HORIZONS, *module.ATR_BARS}
     assert not horizons & {rule.atr_period, rule.state_bars}
     distances = {price_path.UNIT_ATR * knot for knot in spans.FAR_KNOTS}
     assert not distances & {rule.min_net_atr, rule.max_range_atr, rule.min_leg_atr}

@@ -79,6 +79,7 @@ def _check_weights(
     prefix: str,
     *others: Any,
 ) -> None:
+    """Names and shapes are torch's to check; that the lengths are some of the model's is not."""
     bars = state_dict.get(prefix + "bars", module.bars)
     in_order = bars.shape == (2,) and 1 <= bars[0] <= bars[1] <= module.longest_move
     if not in_order:

@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from moola import HIT_BARS, WINDOW
-from moola.models.candidates import motion_of
-from moola.models.price_path import TINY, PricePath, shifted, trailing_mean
+from moola.models.candidates import ATR_BARS, Motion, motion_of
+from moola.models.price_path import TINY, PricePath
 from moola.models.spans import decode_spans
 
-ATR_HORIZONS = (8, 16, 32)  # bars; the unit, measured in three ways
 STEP_HORIZONS = (1, 2, 4, 8)  # bars just before the span, and just after it
 MOST_BARS_LEFT = 16  # after the span; more tell no more
-N_INSIDE = 7 + 2 * len(ATR_HORIZONS)
+N_INSIDE = 7 + 2 * len(ATR_BARS)
 N_DESCRIPTORS = N_INSIDE + 2 * len(STEP_HORIZONS)
 LIMIT = 12.0  # ATR; what is further out tells no more
 
@@ -63,27 +62,29 @@ def mass_near(probs: Tensor, twice_centre: Tensor) -> Tensor:
 @torch.no_grad()
 def measure(path: PricePath, start: Tensor, end: Tensor) -> Tensor:
     """[B, S, D] what prices did in, just before and just after each span."""
-    unit = _at(motion_of(path).unit, start - 1)  # [B, S]
-    net = _at(path.close, end) - _at(path.close, start - 1)
-    direction = torch.where(net < 0, -1.0, 1.0).unsqueeze(-1) / unit.unsqueeze(-1)
+    motion = motion_of(path)
+    close = path.close
+    unit = _at(motion.unit, start - 1)  # [B, S]
+    net = _at(close, end) - _at(close, start - 1)
 
-    ago = shifted(path.close, [bars + 1 for bars in STEP_HORIZONS])
-    before = direction * (_at(path.close, start - 1).unsqueeze(-1) - _rows(ago, start))
-    ahead = shifted(path.close, [-bars for bars in STEP_HORIZONS]) - path.close.unsqueeze(-1)
-    after = direction * _rows(ahead, end)
+    steps = [(start - 1 - bars, start - 1) for bars in STEP_HORIZONS]
+    steps += [(end, end + bars) for bars in STEP_HORIZONS]
+    per_unit = torch.where(net < 0, -1.0, 1.0) / unit
+    beside = [per_unit * (_at(close, last) - _at(close, first)) for first, last in steps]
 
-    inside = torch.stack(_inside(path, start, end, net, unit), dim=2)
-    return torch.cat([inside, before, after], dim=2).clamp(-LIMIT, LIMIT)
+    columns = [*_inside(motion, start, end, net, unit), *beside]
+    return torch.stack(columns, dim=2).clamp(-LIMIT, LIMIT)
 
 
 def _inside(
-    path: PricePath,
+    motion: Motion,
     start: Tensor,
     end: Tensor,
     net: Tensor,
     unit: Tensor,
 ) -> list[Tensor]:
     """How long, far, straight and wide the span is, its outer steps, and its place."""
+    path = motion.path
     n_bars = (end - start + 1).to(net)
     far = net.abs()
     steps = functional.pad(path.close.diff(dim=1), (1, 0))
@@ -91,10 +92,9 @@ def _inside(
     mean_range = _sum_over(path.true_range, start, end) / n_bars
 
     columns = [n_bars, far / (travelled + TINY), mean_range / unit]
-    for bars in ATR_HORIZONS:
-        atr = _at(trailing_mean(path.true_range, bars), start - 1) + TINY
-        columns.append(far / atr)
-        columns.append(far / atr / n_bars.sqrt())
+    for atr in motion.atr.unbind(-1):
+        far_in_atr = far / _at(atr, start - 1)
+        columns += [far_in_atr, far_in_atr / n_bars.sqrt()]
 
     columns += [net.sign() * _at(steps, bar) / unit for bar in (start, end)]
     columns.append(start.to(net) / WINDOW)
@@ -112,8 +112,3 @@ def _sum_over(series: Tensor, start: Tensor, end: Tensor) -> Tensor:
 def _at(series: Tensor, rows: Tensor) -> Tensor:
     """[B, T], [B, S] -> [B, S]: the values there; the nearest bar's outside the window."""
     return series.gather(1, rows.clamp(0, series.shape[1] - 1))
-
-
-def _rows(table: Tensor, rows: Tensor) -> Tensor:
-    """[B, T, D], [B, S] -> [B, S, D]: the rows of the table there."""
-    return table.gather(1, rows.unsqueeze(-1).expand(-1, -1, table.shape[2]))
