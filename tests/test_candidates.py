@@ -80,6 +80,21 @@ def test_the_strongest_spans_come_first() -> None:
     assert found.end[0, :50].tolist() == [start + bars - 1 for _, start, bars in best]
 
 
+def test_how_far_a_span_goes_is_told_in_the_atr_of_every_even_number_of_bars() -> None:
+    path = some_path()
+    found = candidates(path, 4, 16)
+    reach = path.true_range[0].double().numpy()
+    close = path.close[0].double().numpy()
+    for place in (0, 17, 200):
+        start, end = int(found.start[0, place]), int(found.end[0, place])
+        before = max(start, 1)  # the window's first bar stands for the one before it
+        net = abs(close[end] - close[before - 1])
+        atrs = [reach[max(before - bars, 0) : before].mean() for bars in range(6, 51, 2)]
+        own = found.descriptors[0, place]
+        assert own[0] == end - start + 1
+        assert own[1:24].tolist() == pytest.approx([net / atr for atr in atrs], rel=1e-3)
+
+
 @pytest.mark.parametrize(("shortest", "longest"), [(1, 3), (4, 16), (7, 7)])
 def test_the_best_rivals_are_those_of_a_plain_loop(shortest: int, longest: int) -> None:
     motion = motion_of(some_path())
@@ -158,10 +173,11 @@ def test_every_descriptor_is_alive() -> None:
 
 
 def test_no_constant_of_the_hindsight_rule_is_inside() -> None:
-    """What labels are made by must be learned. Of how long the state is no number is preferred."""
+    """What labels are made by must be learned. Of how long
+    the state and the ATR are no number is preferred."""
     rule = HindsightConfig()
-    states = module.STATE_BARS
-    assert set(states) == set(range(states[0], states[-1] + 1, 2))
+    for family in (module.STATE_BARS, module.FAR_BARS):
+        assert set(family) == set(range(family[0], family[-1] + 1, 2))
 
     horizons = {price_path.ATR_BARS, *price_path.RANGE_HORIZONS, *module.ATR_BARS}
     assert not horizons & {rule.atr_period, rule.state_bars}

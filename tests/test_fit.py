@@ -298,7 +298,7 @@ def learned(labels: LabelSet, features: FeatureSet) -> bytes:
     temperature = helpful_temperature(logits, data.labels["val"].label_index)
 
     assert data.truth is not None
-    presence, _ = fit_presence(model, data, data.truth, spec.presence, seed=0)
+    presence = fit_presence(model, data, data.truth, spec.presence, seed=0).presence
     assert presence is not None
     return weights_bytes(all_weights(model, presence)) + str(temperature).encode()
 

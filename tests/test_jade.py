@@ -259,12 +259,22 @@ def test_decoding_prefers_the_neighbourhood_with_more_probability() -> None:
     assert abs((s + e) / 2 - 63) <= HIT_BARS / 2
 
 
+def test_a_span_without_any_probability_is_never_decoded() -> None:
+    """The centre between two spans has the most around it, but no span of its own."""
+    probs = torch.zeros(1, WINDOW, 12)
+    for start, end in [(20, 28), (22, 30)]:
+        probs[0, start, end - start] = 0.5
+    assert [bar.item() for bar in decode_spans(probs)] in ([20, 28], [22, 30])
+
+
 @pytest.mark.parametrize("longest", [9, WINDOW])
-def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
+@pytest.mark.parametrize("share_of_none", [0.0, 0.9, 0.999])
+def test_decoding_agrees_with_a_plain_loop(longest: int, share_of_none: float) -> None:
     rng = np.random.default_rng(1)
     probs = spans_of(
         *(torch.from_numpy(rng.normal(0, 3, n)).float() for n in (WINDOW, WINDOW, longest))
     )
+    probs[torch.from_numpy(rng.random(probs.shape) < share_of_none)] = 0.0
     spans = [(s, s + k) for s in range(WINDOW) for k in range(longest) if s + k < WINDOW]
     pairs = {(s, e): float(probs[0, s, e - s]) for s, e in spans}
     reward = {
@@ -273,7 +283,7 @@ def test_decoding_agrees_with_a_plain_loop(longest: int) -> None:
             for (s, e), p in pairs.items()
             if abs(s + e - centre) <= 2 * HIT_BARS
         )
-        for centre in range(2 * WINDOW - 1)
+        for centre in {s + e for (s, e), p in pairs.items() if p > 0}
     }
     best = max(reward, key=lambda centre: reward[centre])
     expected = max((pair for pair in pairs if sum(pair) == best), key=lambda pair: pairs[pair])

@@ -289,7 +289,7 @@ def moves_at(start: np.ndarray) -> LabelSet:
     )
 
 
-def test_each_market_has_as_many_windows_without_a_move_as_with_one() -> None:
+def test_each_market_has_the_same_share_of_windows_without_a_move_as_with_one() -> None:
     """Though one has twenty times the bars of the other."""
     few = 5000 + 300 * np.arange(10)
     many = 20_000 + 4000 * np.arange(20)

@@ -174,7 +174,8 @@ def test_fitted_twice_the_presence_model_has_the_same_bits_and_finds_moves() -> 
     data = jumps()
     torch.manual_seed(0)
     model = JadeCompact(hidden_size=4, longest_move=12)
-    fitted = [fit_presence(model, data, data.truth, PresenceConfig(), seed=5)[0] for _ in range(2)]
+    fits = [fit_presence(model, data, data.truth, PresenceConfig(), seed=5) for _ in range(2)]
+    fitted = [fit.presence for fit in fits]
     assert fitted[0] is not None
     assert fitted[1] is not None
     for name, tensor in fitted[0].state_dict().items():
@@ -193,7 +194,7 @@ def test_a_stretch_without_a_move_gives_none() -> None:
     data = jumps()
     torch.manual_seed(0)
     model = JadeCompact(hidden_size=4, longest_move=12)
-    presence, _ = fit_presence(model, data, data.truth, PresenceConfig(), seed=5)
+    presence = fit_presence(model, data, data.truth, PresenceConfig(), seed=5).presence
     assert presence is not None
     quiet = jumps(n_moves=0)
     window_row = np.arange(105, 9000, 15)

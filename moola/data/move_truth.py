@@ -25,7 +25,6 @@ NO_MOVE_TEXTS: dict[NoMoveKind, str] = {
 IS_MOVE = 1
 IS_NONE = 0
 IS_UNKNOWN = -1
-OUTSIDE = -1  # of all splits
 
 
 @dataclass(frozen=True)
@@ -152,16 +151,20 @@ def forget_moves(truth: MoveTruth, split: Split, drawn: LabelSet) -> MoveTruth:
 def forget_outside(truth: MoveTruth, splits: Iterable[Split]) -> MoveTruth:
     """What somebody knows who is shown these splits alone, which share no bar.
 
-    A move that does not lie whole in one of them is forgotten, and so are its bars.
+    A move that does not lie whole in one of them is forgotten. At the edges of a split nothing is
+    known of as many bars as a move of its own could cover from outside: whether one does is not
+    seen from inside.
     """
-    part = np.full(len(truth.is_known), OUTSIDE)
-    for number, split in enumerate(splits):
-        part[split.start : split.stop + WINDOW - 1] = number
-    is_whole = (part[truth.first] == part[truth.last]) & (part[truth.first] != OUTSIDE)
-
-    is_known = truth.is_known & (part != OUTSIDE)
-    for first, last in zip(truth.first[~is_whole], truth.last[~is_whole], strict=True):
-        is_known[first : last + 1] = False
+    is_known = np.zeros(len(truth.is_known), np.bool_)
+    is_whole = np.zeros(len(truth.first), np.bool_)
+    for split in splits:
+        stop = split.stop + WINDOW - 1
+        is_inside = (truth.first >= split.start) & (truth.last < stop)
+        is_whole |= is_inside
+        n_bars = truth.last[is_inside] - truth.first[is_inside] + 1
+        edge = int(n_bars.max(initial=1)) - 1
+        inner = slice(split.start + edge, stop - edge)
+        is_known[inner] = truth.is_known[inner]
 
     return MoveTruth(
         truth.first[is_whole],

@@ -136,7 +136,7 @@ def run_presence(
         log.info("no presence model: %s", OWN_BARS)
         return PresenceResults(None, PresenceDocument(reason=OWN_BARS))
 
-    presence, windows = fit_presence(
+    fit = fit_presence(
         model,
         data,
         truth,
@@ -146,21 +146,23 @@ def run_presence(
     )
     log.info(
         "presence: fitted on %d windows with a move and %d without (%s)",
-        len(windows.with_move),
-        len(windows.without_move),
+        len(fit.windows.with_move),
+        len(fit.windows.without_move),
         NO_MOVE_TEXTS[truth.kind],
     )
     counts = PresenceDocument(
         no_moves=truth.kind,
-        windows_with_move=len(windows.with_move),
-        windows_without_move=len(windows.without_move),
+        windows_with_move=len(fit.windows.with_move),
+        windows_without_move=len(fit.windows.without_move),
     )
-    if presence is None:
+    if fit.presence is None or fit.val_views is None:
         log.info("no presence model: %s", TOO_FEW)
         return PresenceResults(None, counts.model_copy(update={"reason": TOO_FEW}))
 
     return _judge_presence(
-        presence,
+        fit.presence,
+        fit.val_views,
+        fit.val_row,
         model,
         data,
         truth,
@@ -171,6 +173,8 @@ def run_presence(
 
 def _judge_presence(
     presence: Presence,
+    val_views: WindowViews,
+    val_row: Ints,
     model: JadeCompact,
     data: TrainingData,
     truth: MoveTruth,
@@ -179,8 +183,6 @@ def _judge_presence(
 ) -> PresenceResults:
     """A fitted presence model, its merged moves calibrated, with what it finds in both splits."""
     features = data.features
-    val_row = rows_of_ranges(data.ranges("val"), STEP_BARS)
-    val_views = _views(presence, model, features, val_row, device)
     found = _calibrate(presence, val_views, val_row, truth)
     chosen = choose_threshold(found)
     log_threshold(chosen)

@@ -11,6 +11,7 @@ rivals do. All are of the move's own direction, and free of the prices' unit: th
 has the same ones. Horizons are geometric families; no constant is one of a label rule.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from moola.models.price_path import TINY, PricePath, shifted, trailing_mean
 
 N_CANDIDATES = 256  # K
 ATR_BARS = (8, 16, 32)
+FAR_BARS = tuple(range(6, 52, 2))  # of the ATRs a net move is given in: which one counts is learned
 BARS_BEFORE = (1, 2, 4, 8, 16)
 BARS_AFTER = (1, 2, 4, 8)
 STATE_BARS = tuple(range(6, 52, 2))  # every even number: which one counts is learned
@@ -37,7 +39,7 @@ OUTSIDE = 1e9  # above any price of a path
 N_HORIZON_STATES = PER_HORIZON * len(STATE_BARS)
 N_STATES = N_HORIZON_STATES + len(ATR_BARS)  # with the ATRs compared, and the direction
 N_COLUMNS = (
-    (1 + 2 * len(ATR_BARS) + 1)
+    (1 + len(FAR_BARS) + len(ATR_BARS) + 1)
     + (len(BARS_BEFORE) + len(BARS_AFTER) + 3)
     + len(RESIZED)
     + (3 + 2 * (2 + len(LEAST_STRAIGHT)))
@@ -49,12 +51,14 @@ class Motion(NamedTuple):
     """The path of prices, with what spans are measured in.
 
     atr        [B, T, 3] mean true range of the last 8, 16, 32 bars
-    unit       [B, T] the mean of the three
+    atrs       [B, T, 23] the same of the last 6, 8 .. 50
+    unit       [B, T] the mean of the first three
     travelled  [B, T] the sum of |close - close before| up to and with each bar
     """
 
     path: PricePath
     atr: Tensor
+    atrs: Tensor
     unit: Tensor
     travelled: Tensor
 
@@ -123,12 +127,17 @@ def candidates(
 
 
 def motion_of(path: PricePath) -> Motion:
-    means = [trailing_mean(path.true_range, bars) for bars in ATR_BARS]
-    atr = torch.stack(means, dim=-1) + TINY
+    atr = _atrs(path, ATR_BARS)
     steps = path.close.diff(dim=1).abs()
     travelled = functional.pad(steps, (1, 0)).cumsum(1)
 
-    return Motion(path, atr, atr.mean(-1), travelled)
+    return Motion(path, atr, _atrs(path, FAR_BARS), atr.mean(-1), travelled)
+
+
+def _atrs(path: PricePath, horizons: Sequence[int]) -> Tensor:
+    """[B, T, horizons]"""
+    means = [trailing_mean(path.true_range, bars) for bars in horizons]
+    return torch.stack(means, dim=-1) + TINY
 
 
 def spans_of_lengths(shortest: int, longest: int, device: torch.device) -> Spans:
@@ -174,16 +183,15 @@ def _straightness(motion: Motion, spans: Spans) -> Tensor:
 
 
 def _of_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
-    """Its length, its net move in each ATR, also per sqrt(bar), and how straight it is."""
+    """Its length, its net move in each ATR, in some also per sqrt(bar), and how straight it is."""
     bars = (spans.end - spans.start + 1).float()
     net = _net(motion, spans).abs()
-    atrs = [_at(atr, spans.start - 1) for atr in motion.atr.unbind(-1)]
-    far = [net / atr for atr in atrs]
+    per_root_bar = net / bars.sqrt()
 
     return [
         bars,
-        *far,
-        *(distance / bars.sqrt() for distance in far),
+        *(net / _at(atr, spans.start - 1) for atr in motion.atrs.unbind(-1)),
+        *(per_root_bar / _at(atr, spans.start - 1) for atr in motion.atr.unbind(-1)),
         _straightness(motion, spans),
     ]
 

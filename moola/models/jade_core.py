@@ -67,7 +67,7 @@ SINCE_GAIN = 10.0
 # Lets the few weights of a span's score move as fast as the sums of many in the heads.
 SPAN_GAIN = 10.0
 FAR_BELOW = -1e4  # the score of what cannot be: its probability is 0, and no gradient becomes nan
-RECIPE = 1  # raised by each change of what weights mean: of inputs, descriptors and their units
+RECIPE = 2  # raised by each change of what weights mean: of inputs, descriptors and their units
 LEAST = 1e-37  # the smallest probability of which a logarithm is taken
 LENGTH_SMOOTHING = (0.25, 0.5, 0.25)  # of the counts of neighbouring lengths
 

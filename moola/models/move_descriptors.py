@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from moola import HIT_BARS, WINDOW
-from moola.models.candidates import ATR_BARS, Motion, motion_of
+from moola.models.candidates import ATR_BARS, FAR_BARS, Motion, motion_of
 from moola.models.price_path import TINY, PricePath
 from moola.models.spans import decode_spans
 
 STEP_HORIZONS = (1, 2, 4, 8)  # bars just before the span, and just after it
 MOST_BARS_LEFT = 16  # after the span; more tell no more
-N_INSIDE = 7 + 2 * len(ATR_BARS)
+N_INSIDE = 7 + len(FAR_BARS) + len(ATR_BARS)
 N_DESCRIPTORS = N_INSIDE + 2 * len(STEP_HORIZONS)
 LIMIT = 12.0  # ATR; what is further out tells no more
 
@@ -92,9 +92,9 @@ def _inside(
     mean_range = _sum_over(path.true_range, start, end) / n_bars
 
     columns = [n_bars, far / (travelled + TINY), mean_range / unit]
-    for atr in motion.atr.unbind(-1):
-        far_in_atr = far / _at(atr, start - 1)
-        columns += [far_in_atr, far_in_atr / n_bars.sqrt()]
+    per_root_bar = far / n_bars.sqrt()
+    columns += [far / _at(atr, start - 1) for atr in motion.atrs.unbind(-1)]
+    columns += [per_root_bar / _at(atr, start - 1) for atr in motion.atr.unbind(-1)]
 
     columns += [net.sign() * _at(steps, bar) / unit for bar in (start, end)]
     columns.append(start.to(net) / WINDOW)

@@ -103,9 +103,9 @@ def _one_bar_before(series: Tensor) -> Tensor:
 def decode_spans(span_probs: Tensor) -> tuple[Tensor, Tensor]:
     """[B, T, L] -> the span (start, end) [B] int64 each, both inclusive, 0 <= start <= end <= 104.
 
-    The centre is the one with the most probability within HIT_BARS of it, nearer bars counting a
-    little more; the span is the likeliest one of that centre. Where a window holds two moves this
-    picks the likelier move, which the likeliest span need not belong to.
+    The centre is one that some span has, with the most probability within HIT_BARS of it, nearer
+    bars counting a little more; the span is the likeliest one of that centre. Where a window
+    holds two moves this picks the likelier move, which the likeliest span need not belong to.
     """
     batch, _, longest = span_probs.shape
     device = span_probs.device
@@ -122,8 +122,8 @@ def decode_spans(span_probs: Tensor) -> tuple[Tensor, Tensor]:
     near = (1 - 0.5 * offsets**2).to(mass)  # [2 reach + 1]
     scores = functional.conv1d(mass[:, None], near[None, None], padding=reach)  # [B, 1, 209]
 
-    # With spans of 1 and of 2 bars every centre is one's.
-    best = scores[:, 0].argmax(dim=1, keepdim=True)  # [B, 1]
+    own = scores[:, 0].masked_fill(mass == 0, -1.0)  # [B, 209]
+    best = own.argmax(dim=1, keepdim=True)  # [B, 1]
     elsewhere = twice_centre[None] != best  # [B, S]
     chosen = probs.masked_fill(elsewhere, -1.0).argmax(dim=1)  # [B]
 

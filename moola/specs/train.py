@@ -387,7 +387,7 @@ class PresenceConfig(Spec):
         3000,
         ge=1,
         le=1_000_000,
-        description="training windows with a move, and as many without, that it learns from",
+        description="the most training windows with a move, and without one, that it learns from",
     )
 
 

@@ -58,6 +58,7 @@ RANKER = COMMON | {
     "objective": "lambdarank",
     "label_gain": GAIN_OF_GRADE,
     "min_data_in_leaf": 20,
+    "lambdarank_truncation_level": 10,  # most of the growing went into pairs further down
 }
 # A branch of a tree that tells the type looks at one horizon: a state has one.
 CLASSIFIER = COMMON | {

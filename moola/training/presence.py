@@ -1,7 +1,7 @@
 """The presence model of a trained model: its trees grown on train, its scales fitted on validation.
 
 Nothing of the model itself changes. The windows are those of the training labels, cut anew at
-random places, and as many of the same split that hold no whole move. Which spans of them are moves,
+random places, and others of the same split that hold no whole move. Which spans of them are moves,
 and which are none, is known from `moola.data.move_truth`; the others are left out.
 """
 
@@ -38,7 +38,8 @@ from moola.training.data import TrainingData, rows_of_ranges
 from moola.training.inference import INFERENCE_BATCH, no_progress
 from moola.training.planting import tree_fields
 
-MOST_CUTS = 16  # of one labelled window, at random places
+FEW_WINDOWS = 1400  # with a move: where there are fewer labels, each is cut at several places ...
+MOST_CUTS = 16  # ... up to so many, at random
 LEAST_KNOWN_BARS = 21  # of a window that is taken for one without a move
 STEP_BARS = 15  # from one window of validation to the next
 LEAST_EXAMPLES = 10  # moves, and spans that are none, without which nothing can be learned
@@ -104,6 +105,21 @@ class FitWindows:
 
     with_move: Ints
     without_move: Ints
+
+
+class PresenceFit(NamedTuple):
+    """A presence model, what it was grown on, and what validation shows to it.
+
+    presence   None where train or validation has too few moves, or too few places where none is
+               known to be
+    val_row    [W] rows of the first bars of validation's windows
+    val_views  what they show; None with the presence model
+    """
+
+    presence: Presence | None
+    windows: FitWindows
+    val_row: Ints
+    val_views: WindowViews | None
 
 
 @torch.no_grad()
@@ -200,10 +216,11 @@ def fit_windows(
 ) -> FitWindows:
     """Windows of the ranges of the train split: no bar of another split is in them.
 
-    Of each range, which is a market's own, there are as many without a move as with one.
+    Each range, which is a market's own, has the same share of those without a move as of those with
+    one.
     """
     rng = np.random.default_rng((seed, len(labels)))
-    n_cuts = int(np.clip(config.windows // len(labels), 1, MOST_CUTS))
+    n_cuts = int(np.clip(min(FEW_WINDOWS, config.windows) // len(labels), 1, MOST_CUTS))
     chosen = rng.permutation(len(labels))[: config.windows]
     first = np.repeat(labels.first_anchor[chosen], n_cuts)
     last = np.repeat(labels.last_anchor[chosen], n_cuts)
@@ -213,7 +230,7 @@ def fit_windows(
     for split in ranges:
         free = truth.without_move(split, LEAST_KNOWN_BARS)
         inside = (with_move >= split.start) & (with_move < split.stop)
-        n_free = min(len(free), int(inside.sum()))
+        n_free = min(len(free), round(config.windows * inside.mean()))
         without_move.append(rng.choice(free, n_free, replace=False) if n_free else free[:0])
 
     return FitWindows(np.sort(with_move), np.sort(np.concatenate(without_move)))
@@ -227,11 +244,8 @@ def fit_presence(
     *,
     seed: int,
     device: str = "cpu",
-) -> tuple[Presence | None, FitWindows]:
-    """A presence model with its scales of spans and of windows, and what it was grown on.
-
-    None where train or validation has too few moves, or too few places where none is known to be.
-    """
+) -> PresenceFit:
+    """A presence model with its scales of spans and of windows."""
     windows = fit_windows(
         truth,
         data.labels["train"],
@@ -239,12 +253,14 @@ def fit_presence(
         config,
         seed,
     )
+    val_row = rows_of_ranges(data.ranges("val"), STEP_BARS)
+    none = PresenceFit(None, windows, val_row, None)
     window_row = np.concatenate([windows.with_move, windows.without_move])
     with torch.no_grad():
         passes = list(_passes(model, _windows_at(data, window_row), device))
     variants, is_exact = _examples(passes, window_row, truth, seed)
     if not _both(is_exact):
-        return None, windows
+        return none
 
     presence = Presence()
     presence.span_trees.plant(_grow(TREES, variants, is_exact, SPAN_ROUNDS, seed))
@@ -253,16 +269,15 @@ def fit_presence(
     is_judged = judged != IS_UNKNOWN
     is_move = judged[is_judged] == IS_MOVE
     if not _both(is_move):
-        return None, windows
+        return none
 
     descriptors = views.descriptors.numpy()[is_judged]
     presence.move_trees.plant(_grow(MOVE_TREES, descriptors, is_move, MOVE_ROUNDS, seed))
-    val_row = rows_of_ranges(data.ranges("val"), STEP_BARS)
     val_views = view_windows(model, presence, _windows_at(data, val_row), device=device)
     if not _fit_scales(presence, val_views, val_row, truth):
-        return None, windows
+        return none
 
-    return presence, windows
+    return PresenceFit(presence, windows, val_row, val_views)
 
 
 def _examples(
