@@ -51,14 +51,14 @@ class Motion(NamedTuple):
     """The path of prices, with what spans are measured in.
 
     atr        [B, T, 3] mean true range of the last 8, 16, 32 bars
-    atrs       [B, T, 23] the same of the last 6, 8 .. 50
-    unit       [B, T] the mean of the first three
+    far_atr    [B, T, 23] the same of the last 6, 8 .. 50, in which net moves are given
+    unit       [B, T] the mean of `atr`
     travelled  [B, T] the sum of |close - close before| up to and with each bar
     """
 
     path: PricePath
     atr: Tensor
-    atrs: Tensor
+    far_atr: Tensor
     unit: Tensor
     travelled: Tensor
 
@@ -127,14 +127,14 @@ def candidates(
 
 
 def motion_of(path: PricePath) -> Motion:
-    atr = _atrs(path, ATR_BARS)
+    atr = _mean_ranges(path, ATR_BARS)
     steps = path.close.diff(dim=1).abs()
     travelled = functional.pad(steps, (1, 0)).cumsum(1)
 
-    return Motion(path, atr, _atrs(path, FAR_BARS), atr.mean(-1), travelled)
+    return Motion(path, atr, _mean_ranges(path, FAR_BARS), atr.mean(-1), travelled)
 
 
-def _atrs(path: PricePath, horizons: Sequence[int]) -> Tensor:
+def _mean_ranges(path: PricePath, horizons: Sequence[int]) -> Tensor:
     """[B, T, horizons]"""
     means = [trailing_mean(path.true_range, bars) for bars in horizons]
     return torch.stack(means, dim=-1) + TINY
@@ -190,7 +190,7 @@ def _of_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
 
     return [
         bars,
-        *(net / _at(atr, spans.start - 1) for atr in motion.atrs.unbind(-1)),
+        *(net / _at(atr, spans.start - 1) for atr in motion.far_atr.unbind(-1)),
         *(per_root_bar / _at(atr, spans.start - 1) for atr in motion.atr.unbind(-1)),
         _straightness(motion, spans),
     ]

@@ -93,7 +93,7 @@ def _inside(
 
     columns = [n_bars, far / (travelled + TINY), mean_range / unit]
     per_root_bar = far / n_bars.sqrt()
-    columns += [far / _at(atr, start - 1) for atr in motion.atrs.unbind(-1)]
+    columns += [far / _at(atr, start - 1) for atr in motion.far_atr.unbind(-1)]
     columns += [per_root_bar / _at(atr, start - 1) for atr in motion.atr.unbind(-1)]
 
     columns += [net.sign() * _at(steps, bar) / unit for bar in (start, end)]

@@ -146,8 +146,10 @@ def add_leaves(
             left[:] = EVERY_LEAF
             for node in range(first_node[tree], first_node[tree + 1]):
                 values = x[column[node], start : start + count]
+                bound = threshold[node]  # taken out of the loop, which then takes many rows at once
+                without = left_out[node]
                 for row in range(count):
-                    left[row] &= left_out[node] if values[row] > threshold[node] else EVERY_LEAF
+                    left[row] &= without if values[row] > bound else EVERY_LEAF
 
             for row in range(count):
                 lowest = left[row] & (~left[row] + np.uint64(1))

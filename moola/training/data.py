@@ -219,13 +219,12 @@ def _known_truth(
     data: TrainingData,
     spec: TrainSpec,
 ) -> MoveTruth | None:
-    """Without the training labels that were not drawn, and what lies outside of a fold."""
+    """Without the training labels that were not drawn, and what no split shows whole."""
     truth = move_truth(labels, len(data.features.rows))
     if truth is None:
         return None
 
-    if spec.cross_validate is not None:
-        truth = forget_outside(truth, [split for name in SPLITS for split in data.ranges(name)])
+    truth = forget_outside(truth, [split for name in SPLITS for split in data.ranges(name)])
     if spec.fraction == 1 and spec.max_train_labels is None:
         return truth
 
