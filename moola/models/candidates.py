@@ -158,7 +158,7 @@ def strength_of(motion: Motion, spans: Spans) -> Tensor:
 # --- of one span ----------------------------------------------------------------------------------
 
 
-def _at(series: Tensor, bar: Tensor) -> Tensor:
+def at_bar(series: Tensor, bar: Tensor) -> Tensor:
     """[B, T] at bars [B, K]; outside the window, the value at its edge."""
     return series.gather(1, bar.clamp(0, WINDOW - 1))
 
@@ -166,19 +166,19 @@ def _at(series: Tensor, bar: Tensor) -> Tensor:
 def _net(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] signed, from the close before a span to its last."""
     close = motion.path.close
-    return _at(close, spans.end) - _at(close, spans.start - 1)
+    return at_bar(close, spans.end) - at_bar(close, spans.start - 1)
 
 
 def _strength(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] |net move| / ATR before the span / sqrt(bars)."""
     bars = (spans.end - spans.start + 1).clamp(min=1)
-    unit = _at(motion.unit, spans.start - 1)
+    unit = at_bar(motion.unit, spans.start - 1)
     return _net(motion, spans).abs() / unit / bars.sqrt()
 
 
 def _straightness(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] |net move| / path."""
-    travelled = _at(motion.travelled, spans.end) - _at(motion.travelled, spans.start - 1)
+    travelled = at_bar(motion.travelled, spans.end) - at_bar(motion.travelled, spans.start - 1)
     return _net(motion, spans).abs() / (travelled + TINY)
 
 
@@ -190,15 +190,15 @@ def _of_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
 
     return [
         bars,
-        *(net / _at(atr, spans.start - 1) for atr in motion.far_atr.unbind(-1)),
-        *(per_root_bar / _at(atr, spans.start - 1) for atr in motion.atr.unbind(-1)),
+        *(net / at_bar(atr, spans.start - 1) for atr in motion.far_atr.unbind(-1)),
+        *(per_root_bar / at_bar(atr, spans.start - 1) for atr in motion.atr.unbind(-1)),
         _straightness(motion, spans),
     ]
 
 
 def _compared_atrs(motion: Motion, spans: Spans) -> list[Tensor]:
     """[B, K] logs of the shorter ATRs before a span, relative to the longest."""
-    *shorter, longest = (_at(atr, spans.start - 1) for atr in motion.atr.unbind(-1))
+    *shorter, longest = (at_bar(atr, spans.start - 1) for atr in motion.atr.unbind(-1))
     return [(atr / longest).log() for atr in shorter]
 
 
@@ -211,13 +211,13 @@ def _around_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
 
     close = motion.path.close
     direction = torch.where(_net(motion, spans) >= 0, 1.0, -1.0)
-    per_unit = direction / _at(motion.unit, spans.start - 1)
-    return [per_unit * (_at(close, last) - _at(close, first)) for first, last in steps]
+    per_unit = direction / at_bar(motion.unit, spans.start - 1)
+    return [per_unit * (at_bar(close, last) - at_bar(close, first)) for first, last in steps]
 
 
 def _of_resized_spans(motion: Motion, spans: Spans) -> list[Tensor]:
     """How much stronger it would be with its ends moved, in the ATR of the span as it is."""
-    unit = _at(motion.unit, spans.start - 1)
+    unit = at_bar(motion.unit, spans.start - 1)
     own = _strength(motion, spans)
     gains = []
     for earlier, later in RESIZED:

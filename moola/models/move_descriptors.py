@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moola import HIT_BARS, WINDOW
-from moola.models.candidates import ATR_BARS, FAR_BARS, Motion, motion_of
+from moola.models.candidates import ATR_BARS, FAR_BARS, Motion, at_bar, motion_of
 from moola.models.price_path import TINY, PricePath
 from moola.models.spans import decode_spans
 
@@ -64,13 +64,13 @@ def measure(path: PricePath, start: Tensor, end: Tensor) -> Tensor:
     """[B, S, D] what prices did in, just before and just after each span."""
     motion = motion_of(path)
     close = path.close
-    unit = _at(motion.unit, start - 1)  # [B, S]
-    net = _at(close, end) - _at(close, start - 1)
+    unit = at_bar(motion.unit, start - 1)  # [B, S]
+    net = at_bar(close, end) - at_bar(close, start - 1)
 
     steps = [(start - 1 - bars, start - 1) for bars in STEP_HORIZONS]
     steps += [(end, end + bars) for bars in STEP_HORIZONS]
     per_unit = torch.where(net < 0, -1.0, 1.0) / unit
-    beside = [per_unit * (_at(close, last) - _at(close, first)) for first, last in steps]
+    beside = [per_unit * (at_bar(close, last) - at_bar(close, first)) for first, last in steps]
 
     columns = [*_inside(motion, start, end, net, unit), *beside]
     return torch.stack(columns, dim=2).clamp(-LIMIT, LIMIT)
@@ -93,10 +93,10 @@ def _inside(
 
     columns = [n_bars, far / (travelled + TINY), mean_range / unit]
     per_root_bar = far / n_bars.sqrt()
-    columns += [far / _at(atr, start - 1) for atr in motion.far_atr.unbind(-1)]
-    columns += [per_root_bar / _at(atr, start - 1) for atr in motion.atr.unbind(-1)]
+    columns += [far / at_bar(atr, start - 1) for atr in motion.far_atr.unbind(-1)]
+    columns += [per_root_bar / at_bar(atr, start - 1) for atr in motion.atr.unbind(-1)]
 
-    columns += [net.sign() * _at(steps, bar) / unit for bar in (start, end)]
+    columns += [net.sign() * at_bar(steps, bar) / unit for bar in (start, end)]
     columns.append(start.to(net) / WINDOW)
     columns.append((WINDOW - 1 - end).to(net).clamp(max=MOST_BARS_LEFT))
 
@@ -107,8 +107,3 @@ def _sum_over(series: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """[B, T], [B, S] twice -> [B, S]: the sum from start to end, both included."""
     up_to = functional.pad(series.cumsum(1), (1, 0))
     return up_to.gather(1, end + 1) - up_to.gather(1, start)
-
-
-def _at(series: Tensor, rows: Tensor) -> Tensor:
-    """[B, T], [B, S] -> [B, S]: the values there; the nearest bar's outside the window."""
-    return series.gather(1, rows.clamp(0, series.shape[1] - 1))
