@@ -150,6 +150,21 @@ def test_a_move_over_a_cut_is_known_to_no_split() -> None:
         assert kept.judge(np.array([first]), np.array([last])).tolist() == [expected], first
 
 
+def test_whether_a_move_lies_over_a_cut_is_not_seen_from_inside() -> None:
+    def told(*moves: tuple[int, int]) -> MoveTruth:
+        first, last = np.array(moves).T
+        truth = MoveTruth(first, last, np.ones(500, np.bool_), "unlabelled stretches")
+        return forget_outside(truth, [Split(0, 96), Split(200, 296)])
+
+    inside = [(100, 107), (300, 311)]
+    alone = told(*inside)
+    over = told(*inside, (196, 203), (395, 450))
+    np.testing.assert_array_equal(over.is_known, alone.is_known)
+    assert over.first.tolist() == alone.first.tolist() == [100, 300]
+    # A move of a split's own length may come in from outside: up to 7 bars here, and 11 there.
+    assert np.flatnonzero(np.diff(alone.is_known)).tolist() == [6, 192, 210, 388]
+
+
 # --- the spec and the sweep -----------------------------------------------------------------------
 
 
