@@ -8,7 +8,8 @@ Spans of `shortest` and more bars are worked on as [B, L, T]: row l holds those 
 bars, by their first bar. A span's descriptors say how far and how straight prices went in it, what
 they did before and after, how it compares to itself with its ends moved, and how its strongest
 rivals do. All are of the move's own direction, and free of the prices' unit: the mirrored window
-has the same ones. Horizons are geometric families; no constant is one of a label rule.
+has the same ones. Horizons are families, geometric or of every even number, none of which is
+preferred: how a label rule measures is learned.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,10 @@ from moola.models.price_path import TINY, PricePath, shifted, trailing_mean
 
 N_CANDIDATES = 256  # K
 ATR_BARS = (8, 16, 32)
-FAR_BARS = tuple(range(6, 52, 2))  # of the ATRs a net move is given in: which one counts is learned
 BARS_BEFORE = (1, 2, 4, 8, 16)
 BARS_AFTER = (1, 2, 4, 8)
 STATE_BARS = tuple(range(6, 52, 2))  # every even number: which one counts is learned
+FAR_BARS = STATE_BARS  # of the ATRs in which a net move is given
 PER_HORIZON = 5  # columns of a state
 # Of bars by which both ends are moved outwards.
 RESIZED = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (2, 0), (-2, 0), (0, 2), (0, -2))
@@ -77,6 +78,9 @@ class Candidates(NamedTuple):
     states: Tensor
 
 
+Step = tuple[Tensor, Tensor]  # from one bar [B, K] to another, a step for each span
+
+
 class Spans(NamedTuple):
     """Spans by first and last bar: tensors that broadcast with each other."""
 
@@ -110,7 +114,7 @@ def candidates(
     spans = Spans(start, end)
     states = states_of(motion, spans, sided=sided)
     columns = [
-        *_of_the_span(motion, spans),
+        *of_the_span(motion, spans),
         *_around_the_span(motion, spans),
         *_of_resized_spans(motion, spans),
         *_among_rivals(motion, every, strength, index),
@@ -135,7 +139,7 @@ def motion_of(path: PricePath) -> Motion:
 
 
 def _mean_ranges(path: PricePath, horizons: Sequence[int]) -> Tensor:
-    """[B, T, horizons]"""
+    """[B, T, horizons] the mean true range of the last so many bars."""
     means = [trailing_mean(path.true_range, bars) for bars in horizons]
     return torch.stack(means, dim=-1) + TINY
 
@@ -163,7 +167,7 @@ def at_bar(series: Tensor, bar: Tensor) -> Tensor:
     return series.gather(1, bar.clamp(0, WINDOW - 1))
 
 
-def _net(motion: Motion, spans: Spans) -> Tensor:
+def net_move(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] signed, from the close before a span to its last."""
     close = motion.path.close
     return at_bar(close, spans.end) - at_bar(close, spans.start - 1)
@@ -173,19 +177,20 @@ def _strength(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] |net move| / ATR before the span / sqrt(bars)."""
     bars = (spans.end - spans.start + 1).clamp(min=1)
     unit = at_bar(motion.unit, spans.start - 1)
-    return _net(motion, spans).abs() / unit / bars.sqrt()
+    return net_move(motion, spans).abs() / unit / bars.sqrt()
 
 
 def _straightness(motion: Motion, spans: Spans) -> Tensor:
     """[B, K] |net move| / path."""
     travelled = at_bar(motion.travelled, spans.end) - at_bar(motion.travelled, spans.start - 1)
-    return _net(motion, spans).abs() / (travelled + TINY)
+    return net_move(motion, spans).abs() / (travelled + TINY)
 
 
-def _of_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
-    """Its length, its net move in each ATR, in some also per sqrt(bar), and how straight it is."""
+def of_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
+    """[B, K] each: its length, its net move in FAR_BARS' ATRs, in ATR_BARS' also per sqrt(bar), and
+    how straight it is."""
     bars = (spans.end - spans.start + 1).float()
-    net = _net(motion, spans).abs()
+    net = net_move(motion, spans).abs()
     per_root_bar = net / bars.sqrt()
 
     return [
@@ -209,8 +214,13 @@ def _around_the_span(motion: Motion, spans: Spans) -> list[Tensor]:
     steps += [(spans.start + bar - 1, spans.start + bar) for bar in (0, 1)]
     steps.append((spans.end - 1, spans.end))
 
+    return directed_steps(motion, spans, steps)
+
+
+def directed_steps(motion: Motion, spans: Spans, steps: Sequence[Step]) -> list[Tensor]:
+    """[B, K] each: from close to close of a step, in the direction of its span's move, in ATR."""
     close = motion.path.close
-    direction = torch.where(_net(motion, spans) >= 0, 1.0, -1.0)
+    direction = torch.where(net_move(motion, spans) >= 0, 1.0, -1.0)
     per_unit = direction / at_bar(motion.unit, spans.start - 1)
     return [per_unit * (at_bar(close, last) - at_bar(close, first)) for first, last in steps]
 
@@ -224,7 +234,7 @@ def _of_resized_spans(motion: Motion, spans: Spans) -> list[Tensor]:
         start = (spans.start - earlier).clamp(1, WINDOW - 1)
         end = (spans.end + later).clamp(0, WINDOW - 1)
         bars = (end - start + 1).clamp(min=1)
-        net = _net(motion, Spans(start, end)).abs()
+        net = net_move(motion, Spans(start, end)).abs()
         gains.append(net / unit / bars.sqrt() - own)
 
     return gains
@@ -339,7 +349,7 @@ def states_of(
     ATRs compare; and last the direction itself, +1 or -1, or 0 unless `sided`.
     """
     states = _states(motion)
-    is_up = _net(motion, spans) >= 0
+    is_up = net_move(motion, spans) >= 0
     place = is_up * WINDOW + spans.start  # [B, K]
     wanted = place[..., None].expand(-1, -1, states.shape[-1])
     before = states.flatten(1, 2).gather(1, wanted)

@@ -10,8 +10,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from moola import HIT_BARS, WINDOW
-from moola.models.candidates import ATR_BARS, FAR_BARS, Motion, at_bar, motion_of
-from moola.models.price_path import TINY, PricePath
+from moola.models.candidates import (
+    ATR_BARS,
+    FAR_BARS,
+    Motion,
+    Spans,
+    at_bar,
+    directed_steps,
+    motion_of,
+    net_move,
+    of_the_span,
+)
+from moola.models.price_path import PricePath
 from moola.models.spans import decode_spans
 
 STEP_HORIZONS = (1, 2, 4, 8)  # bars just before the span, and just after it
@@ -63,44 +73,28 @@ def mass_near(probs: Tensor, twice_centre: Tensor) -> Tensor:
 def measure(path: PricePath, start: Tensor, end: Tensor) -> Tensor:
     """[B, S, D] what prices did in, just before and just after each span."""
     motion = motion_of(path)
-    close = path.close
-    unit = at_bar(motion.unit, start - 1)  # [B, S]
-    net = at_bar(close, end) - at_bar(close, start - 1)
-
+    spans = Spans(start, end)
     steps = [(start - 1 - bars, start - 1) for bars in STEP_HORIZONS]
     steps += [(end, end + bars) for bars in STEP_HORIZONS]
-    per_unit = torch.where(net < 0, -1.0, 1.0) / unit
-    beside = [per_unit * (at_bar(close, last) - at_bar(close, first)) for first, last in steps]
 
-    columns = [*_inside(motion, start, end, net, unit), *beside]
+    columns = [*_inside(motion, spans), *directed_steps(motion, spans, steps)]
     return torch.stack(columns, dim=2).clamp(-LIMIT, LIMIT)
 
 
-def _inside(
-    motion: Motion,
-    start: Tensor,
-    end: Tensor,
-    net: Tensor,
-    unit: Tensor,
-) -> list[Tensor]:
-    """How long, far, straight and wide the span is, its outer steps, and its place."""
+def _inside(motion: Motion, spans: Spans) -> list[Tensor]:
+    """How long, straight, wide and far the span is, its outer steps, and its place."""
+    start, end = spans
     path = motion.path
-    n_bars = (end - start + 1).to(net)
-    far = net.abs()
-    steps = functional.pad(path.close.diff(dim=1), (1, 0))
-    travelled = _sum_over(steps.abs(), start, end)
+    unit = at_bar(motion.unit, start - 1)  # [B, S]
+    n_bars, *far, straight = of_the_span(motion, spans)
     mean_range = _sum_over(path.true_range, start, end) / n_bars
 
-    columns = [n_bars, far / (travelled + TINY), mean_range / unit]
-    per_root_bar = far / n_bars.sqrt()
-    columns += [far / at_bar(atr, start - 1) for atr in motion.far_atr.unbind(-1)]
-    columns += [per_root_bar / at_bar(atr, start - 1) for atr in motion.atr.unbind(-1)]
+    steps = functional.pad(path.close.diff(dim=1), (1, 0))
+    direction = net_move(motion, spans).sign()
+    outer = [direction * at_bar(steps, bar) / unit for bar in (start, end)]
 
-    columns += [net.sign() * at_bar(steps, bar) / unit for bar in (start, end)]
-    columns.append(start.to(net) / WINDOW)
-    columns.append((WINDOW - 1 - end).to(net).clamp(max=MOST_BARS_LEFT))
-
-    return columns
+    bars_left = (WINDOW - 1 - end).float().clamp(max=MOST_BARS_LEFT)
+    return [n_bars, straight, mean_range / unit, *far, *outer, start.float() / WINDOW, bars_left]
 
 
 def _sum_over(series: Tensor, start: Tensor, end: Tensor) -> Tensor:
