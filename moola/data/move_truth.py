@@ -82,8 +82,12 @@ class MoveTruth:
 
     def inside(self, first_row: int, stop_row: int) -> tuple[Ints, Ints]:
         """First and last rows of the known moves that lie in rows [first_row, stop_row)."""
-        is_in = (self.first >= first_row) & (self.last < stop_row)
+        is_in = self.lie_in(first_row, stop_row)
         return self.first[is_in], self.last[is_in]
+
+    def lie_in(self, first_row: int, stop_row: int) -> Flags:
+        """[M] whether each known move lies whole in rows [first_row, stop_row)."""
+        return (self.first >= first_row) & (self.last < stop_row)
 
     def _n_whole(self, window_row: Ints) -> Ints:
         """[W] known moves that lie whole in each window."""
@@ -129,8 +133,7 @@ def forget_moves(truth: MoveTruth, split: Split, drawn: LabelSet) -> MoveTruth:
 
     Of the bars of its other moves nothing is known.
     """
-    stop = split.stop + WINDOW - 1
-    in_split = (truth.first >= split.start) & (truth.last < stop)
+    in_split = truth.lie_in(split.start, split.stop + WINDOW - 1)
     drawn_bars = set(zip(drawn.start_bar.tolist(), drawn.end_bar.tolist(), strict=True))
     pairs = zip(truth.first.tolist(), truth.last.tolist(), strict=True)
     is_drawn = np.array([pair in drawn_bars for pair in pairs], np.bool_)
@@ -159,7 +162,7 @@ def forget_outside(truth: MoveTruth, splits: Iterable[Split]) -> MoveTruth:
     is_whole = np.zeros(len(truth.first), np.bool_)
     for split in splits:
         stop = split.stop + WINDOW - 1
-        is_inside = (truth.first >= split.start) & (truth.last < stop)
+        is_inside = truth.lie_in(split.start, stop)
         is_whole |= is_inside
         n_bars = truth.last[is_inside] - truth.first[is_inside] + 1
         edge = int(n_bars.max(initial=1)) - 1
