@@ -195,19 +195,55 @@ OTHER_FORMS: dict[str, tuple[str | None, str, dict[str, Any], str | None]] = {
         None,
     ),
     "OANDA": ("time,mid.o,mid.h,mid.l,mid.c,volume", "%Y-%m-%dT%H:%M:%S.000000000Z", {}, None),
-    "names in German": (
+    "German": (
         "Datum,Uhrzeit,Eröffnung,Hoch,Tief,Schluss,Volumen",
         "%d.%m.%Y,%H:%M",
+        {"time_format": "%d.%m.%Y"},
+        "Europe/Berlin",
+    ),
+    "French": (
+        "Date,Heure,Ouverture,Plus haut,Plus bas,Clôture,Volume",
+        "%d/%m/%Y,%H:%M",
+        {"time_format": "%d/%m/%Y"},
+        "Europe/Paris",
+    ),
+    "Spanish": (
+        "Fecha y hora,Apertura,Máximo,Mínimo,Último,Volumen",
+        "%Y-%m-%d %H:%M",
+        {},
+        "Europe/Madrid",
+    ),
+    "Italian": (
+        "Data,Ora,Apertura,Massimo,Minimo,Chiusura,Volume",
+        "%d/%m/%Y,%H:%M",
+        {"time_format": "%d/%m/%Y"},
+        "Europe/Rome",
+    ),
+    "Portuguese": (
+        "Data,Hora,Abertura,Máxima,Mínima,Fechamento,Volume",
+        "%Y-%m-%d,%H:%M",
+        {},
+        "America/Sao_Paulo",
+    ),
+    "Polish": (
+        "Data,Czas,Otwarcie,Najwyższy,Najniższy,Zamknięcie,Wolumen",
+        "%Y-%m-%d,%H:%M:%S",
+        {},
+        "Europe/Warsaw",
+    ),
+    "Russian, which is not known": (
+        "Дата,Время,Открытие,Макс,Мин,Закрытие,Объём",
+        "%d.%m.%Y,%H:%M",
         {
-            "time": "datum+uhrzeit",
+            "time": "дата+время",
             "time_format": "%d.%m.%Y",
             "open": "3",
-            "high": "Hoch",
-            "low": "Tief",
-            "close": "Schluss",
-            "volume": "Volumen",
+            "high": "макс",
+            "low": "Мин",
+            "close": "Закрытие",
+            "volume": "Объем",  # е for ё, as Russians write it
         },
-        "Europe/Berlin",
+        "Europe/Moscow",
     ),
     "stated columns": (
         "when,eins,zwei,drei,vier,fuenf",
@@ -713,22 +749,22 @@ def test_a_comma_out_of_place_is_no_separator_of_thousands(text: str) -> None:
 
 def test_missing_columns_are_named_with_the_way_out(tmp_path: Path) -> None:
     rows = joined([local(few(), "UTC", "%Y-%m-%dT%H:%M:%SZ"), *columns(few())])
-    path = write_lines(tmp_path / "bars.csv", "timestamp,open,hoch,low,close,volume", rows)
+    path = write_lines(tmp_path / "bars.csv", "timestamp,open,peak,low,close,volume", rows)
 
     message = refusal(path)
-    assert "missing column high: found timestamp, open, hoch" in message
+    assert "missing column high: found timestamp, open, peak" in message
     assert message.endswith("--set layout.high=NAME")
-    assert_same(load(path, high="hoch"), few())
+    assert_same(load(path, high="peak"), few())
 
 
 def test_the_column_of_times_is_named_by_its_values(tmp_path: Path) -> None:
     times = local(few(), NEW_YORK, "%Y-%m-%d,%H:%M")
     rows = joined([times, *columns(few())])
-    header = "Fecha,Hora,Open,High,Low,Close,Volume"
+    header = "Tarih,Saat,Open,High,Low,Close,Volume"
     path = write_lines(tmp_path / "bars.csv", header, rows)
 
-    assert "--set layout.time=Fecha+Hora" in refusal(path)
-    assert_same(load(path, NEW_YORK, time="Fecha+Hora"), few())
+    assert "--set layout.time=Tarih+Saat" in refusal(path)
+    assert_same(load(path, NEW_YORK, time="Tarih+Saat"), few())
 
 
 def test_names_that_are_not_utf_8_are_told_with_the_way_out(tmp_path: Path) -> None:
@@ -853,6 +889,14 @@ def test_day_and_month_are_never_guessed(form: str, tmp_path: Path) -> None:
     assert "day and month must not be guessed" in message
     assert form in message
     assert_same(load(path, NEW_YORK, time_format=form), few())
+
+
+@pytest.mark.parametrize(("mark", "first"), [("/", "%m/%d/%Y"), (".", "%d.%m.%Y")])
+def test_of_two_orders_of_a_date_the_one_that_people_write_so_comes_first(
+    mark: str, first: str, tmp_path: Path
+) -> None:
+    path = times_file(local(few(), "UTC", f"%m{mark}%d{mark}%Y %H:%M"), tmp_path)
+    assert refusal(path, "UTC").endswith(f"--set 'layout.time_format={first} %H:%M'")
 
 
 def test_a_date_that_fits_one_way_is_asked_about_with_that_way(tmp_path: Path) -> None:

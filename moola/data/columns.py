@@ -10,83 +10,18 @@ from zoneinfo import ZoneInfo
 
 from moola import PRICES
 from moola.data.advice import command
+from moola.data.column_names import (
+    ADDED_UP,
+    CLOCK_NAMES,
+    DATE_NAMES,
+    ROLE_NAMES,
+    SYMBOL_NAMES,
+    TIME_NAMES,
+    UTC_NAMES,
+)
 from moola.data.layouts import Layout
 from moola.errors import DataError
 from moola.text import quoted
-
-# Plain names in order of preference.
-TIME_NAMES = (
-    "tsevent",
-    "timestamp",
-    "datetime",
-    "opentime",
-    "windowstart",
-    "time",
-    "gmttime",
-    "localtime",
-    "date",
-    "datetimeutc",
-    "timestamputc",
-    "timeutc",
-    "dateutc",
-    "utctime",
-    "utc",
-    "unix",
-    "unixtime",
-    "unixtimestamp",
-    "epoch",
-    "starttime",
-    "start",
-    "bartime",
-    "begin",
-    "dt",
-    "t",
-)
-DATE_NAMES = (
-    "date",
-    "dtyyyymmdd",
-    "day",
-    "tradedate",
-    "dateutc",
-    "gmtdate",
-    "localdate",
-)
-CLOCK_NAMES = ("time", "clock", "timeofday", "timeutc", "hhmmss")
-ROLE_NAMES: dict[str, tuple[str, ...]] = {
-    role: tuple(names.split())
-    for role, names in {
-        "open": "open o openprice openbid bidopen bido mido first",
-        "high": "high h highprice highbid bidhigh bidh midh max",
-        "low": "low l lowprice lowbid bidlow bidl midl min",
-        "close": "close c closeprice last latest closebid bidclose bidc midc lastprice price",
-        "volume": "volume tickvol tickvolume vol v totalvolume tradedvolume",
-    }.items()
-}
-ADDED_UP = (
-    "up",
-    "down",
-)  # TradeStation's volume of trades above and below the price before
-SYMBOL_NAMES = (
-    "symbol",
-    "ticker",
-    "contract",
-    "rawsymbol",
-    "sym",
-    "instrument",
-    "pair",
-    "localsymbol",
-    "contractname",
-    "instrumentname",
-    "ric",
-    "#ric",
-    "code",
-    "expiry",
-    "expiration",
-    "expirationdate",
-    "conid",
-    "instrumentid",
-)
-UTC_NAMES = ("gmttime", "utctime", "utc", "gmtdate")
 
 MAX_LOOKED_AT = 20  # columns whose values are looked at for a time
 
@@ -137,10 +72,10 @@ class Columns:
 
 
 def plain(name: str) -> str:
-    """A name without case, blanks, brackets, dots and the like: `<OPEN>`, `1. open` and ` Open `
-    are `open`.
+    """A name without case, accents, blanks, brackets, dots and the like: `<OPEN>`, `1. open` and
+    ` Open ` are `open`.
     """
-    text = unicodedata.normalize("NFKC", name).casefold()
+    text = unicodedata.normalize("NFKD", name).casefold()
     text = re.sub(r"^\s*\d+\.\s+", "", text)
     return re.sub(r"[^\w%#]|_", "", text)
 

@@ -289,6 +289,8 @@ def _candidates(day: str) -> list[str]:
     mark = next((letter for letter in day if not letter.isdigit()), "/")
     year = "%Y" if YEAR_LAST.fullmatch(day) else "%y"
     orders = [("%m", "%d", year), ("%d", "%m", year)]
+    if mark == ".":  # of German, Polish and others' dates, which begin with the day
+        orders.reverse()
     if year == "%y":
         orders.append((year, "%m", "%d"))
     return [mark.join(order) for order in orders]
