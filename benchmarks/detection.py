@@ -96,7 +96,9 @@ def rows_of(
         window_row = np.arange(0, len(features.rows) - WINDOW + 1, STEP_BARS)
         known = move_truth(judge.labels, len(features.rows))
         assert known is not None
-        judged = measure_windows(found.presence, model, features, known, window_row)
+        judged = measure_windows(
+            found.presence, model, features, known, window_row, found.document.pause_minutes
+        )
         rows += detection_rows(judge.name, n_train, judged)
 
     return rows

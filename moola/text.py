@@ -56,6 +56,11 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days" if seconds < 1e9 else "years"
 
 
+def counted(n: int, thing: str) -> str:
+    """1 move, 1,234 moves."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
 def quoted(value: object) -> str:
     """A value as a message quotes it: its repr, one line of at most 200 characters."""
     try:

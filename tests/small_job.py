@@ -35,10 +35,10 @@ def work_on(attempt: Attempt, document: SpecDocument) -> None:
     first = checkpoint[0] if checkpoint else 0
 
     log.info("running from step %d", first)
-    for step in range(first + 1, spec["steps"] + 1):
-        time.sleep(PACE_S)
-        attempt.checkpoint(step, {"state.bin": step.to_bytes(8, "big")})
     with held_signals() if spec.get("is_deaf") else contextlib.nullcontext():
+        for step in range(first + 1, spec["steps"] + 1):
+            time.sleep(PACE_S)
+            attempt.checkpoint(step, {"state.bin": step.to_bytes(8, "big")})
         while spec.get("hang"):
             time.sleep(PACE_S)
 

@@ -253,6 +253,48 @@ def test_a_time_that_is_none_is_refused(
     assert "(row 0 of my.csv)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("form", "zone"),
+    [
+        ("%m/%d/%Y %H:%M", "UTC"),
+        ("%d.%m.%Y %H:%M", "UTC"),
+        ("%m/%d/%Y %I:%M %p", "UTC"),
+        ("%m/%d/%y %H:%M:%S", "UTC"),
+    ],
+)
+def test_the_format_that_is_offered_reads_the_file(tmp_path: Path, form: str, zone: str) -> None:
+    path = written(tmp_path, windows_csv(form=form))
+    with pytest.raises(DataError) as caught:
+        read(path, timezone=zone)
+    offered = re.search(r"labels.time_format=([^']+)'", str(caught.value))
+    assert offered is not None
+    assert_the_four(read(path, time_format=offered[1], timezone=zone))
+
+
+@pytest.mark.parametrize("lost", ["", "0", "00"])
+def test_leading_zeros_of_a_time_of_day_may_be_lost(tmp_path: Path, lost: str) -> None:
+    """Where one value is of six digits all are: 500 is 00:05:00, not 05:00."""
+    lines = ["start,end,label"]
+    for first, last in (("000500", "000900"), ("114000", "114500")):
+        lines.append(f"20240305 {first.removeprefix(lost)},20240305 {last},retracement")
+    times = pd.date_range("2024-03-04 20:00", periods=1200, freq="min", tz="UTC")
+    config = LabelConfig(source="file", timezone="UTC")
+    labels = read_labels(written(tmp_path, "\n".join(lines)), config, times=times)
+
+    begins = times[labels.anchor + labels.start]
+    assert [f"{time:%H:%M}" for time in begins] == ["00:05", "11:40"]
+
+
+def test_an_id_is_no_comment(tmp_path: Path) -> None:
+    head, *rows = windows_csv().strip().split("\n")
+    lines = [f"window_id,{head}", *(f"#{k},{row}" for k, row in enumerate(rows))]
+    with pytest.raises(DataError, match=r"'#0,.* has all values of a row \(row 0 of my.csv\)"):
+        read(written(tmp_path, "\n".join(lines)))
+
+    commented = "\n".join([head, "# taken out", f"# {rows[0]}", *rows])
+    assert_the_four(read(written(tmp_path, commented)))
+
+
 def test_a_time_format_tells_day_and_month(tmp_path: Path) -> None:
     path = written(tmp_path, windows_csv(form="%d/%m/%Y %H:%M"))
     assert_the_four(read(path, time_format="%d/%m/%Y %H:%M", timezone="UTC"))

@@ -675,12 +675,16 @@ def test_thousands_that_begin_late_are_read(tmp_path: Path) -> None:
     assert_same(load(path), frame)
 
 
-def test_a_comma_that_could_be_either_is_asked_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("separator", "likely"), [(",", "."), (";", ","), ("\t", ",")])
+def test_a_comma_that_could_be_either_is_asked_about(
+    separator: str, likely: str, tmp_path: Path
+) -> None:
     times = local(few(), "UTC", "%Y-%m-%dT%H:%M:%SZ")
-    rows = joined([times, *[["1,085"] * 300] * 4], ";")
-    path = write_lines(tmp_path / "bars.csv", "timestamp;open;high;low;close", rows)
+    rows = joined([times, *[['"1,085"'] * 300] * 4], separator)
+    header = separator.join(("timestamp", "open", "high", "low", "close"))
+    path = write_lines(tmp_path / "bars.csv", header, rows)
 
-    assert "layout.decimal=." in refusal(path)
+    assert refusal(path).endswith(f"--set layout.decimal={likely}")
     assert load(path, decimal=".").values[0, 0] == 1085
     assert load(path, decimal=",").values[0, 0] == 1.085
 

@@ -208,7 +208,7 @@ def slow_scores(predictions: Predictions, targets: Targets) -> dict[str, float]:
             if c in true or c in predicted
             else math.nan
         )
-        f1s += [out[f"f1[{name}]"]] if c in true or c in predicted else []
+        f1s += [out[f"f1[{name}]"]] if c in true else []
         shares = [
             sum(f == c for t, f in zip(true, predicted, strict=True) if t == k) / true.count(k)
             for k in set(true)
@@ -555,6 +555,34 @@ def test_the_share_gate_fails_where_a_class_is_hardly_predicted() -> None:
         predictions_of(predicted, [12] * 100, [22] * 100), targets_of(label, [10] * 100, [20] * 100)
     )
     assert failed(validation=metrics) == []
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_a_perfect_model_passes_the_share_gate_with_any_number_of_classes(n_classes: int) -> None:
+    names = tuple(f"c{k}" for k in range(n_classes))
+    label = np.arange(20 * n_classes) % n_classes
+    ends = [10] * len(label), [20] * len(label)
+    metrics = evaluation_of(
+        predictions_of(label, *ends, n_classes=n_classes), targets_of(label, *ends, names)
+    )
+    gates = check_gates(metrics, SETTLED, FINITE, GateConfig())
+    assert gates[0].bound == f"> {0.6 / n_classes:.2f}"
+    assert all(gate.passed for gate in gates)
+
+
+def test_a_class_without_labels_is_not_judged() -> None:
+    """Learned in training alone: it need not be predicted, and costs little where it is."""
+    label = np.array([0, 1] * 20)
+    ends = [10] * 40, [20] * 40
+    names = ("consolidation", "retracement", "rare")
+    targets = targets_of(label, *ends, names)
+    metrics = evaluation_of(predictions_of(label, *ends, n_classes=3), targets)
+    assert failed(validation=metrics) == []
+    assert metrics["metrics"]["f1_macro"]["value"] == 1
+
+    label[0] = 2
+    values = score(predictions_of(label, *ends, n_classes=3), targets)
+    assert values["f1_macro"] == pytest.approx((2 * 19 / 39 + 1) / 2)
 
 
 def test_the_f1_gate_fails_below_its_bound() -> None:

@@ -39,22 +39,23 @@ def oracle(sightings: Sightings, window_row: np.ndarray) -> list[dict[str, objec
         touching = [k for k in left if bars & set(range(sightings.first[k], sightings.last[k] + 1))]
         left = [k for k in left if k not in touching]
         best: dict[int, int] = {}
+        holding = [w for w in window_row if w <= span[0] and span[1] < w + WINDOW]
         for k in touching:
+            if sightings.window_row[k] not in holding:
+                continue
             off = abs((sightings.first[k] + sightings.last[k]) / 2 - sum(span) / 2)
             window = int(sightings.window_row[k])
             if off <= HIT_BARS and (
                 window not in best or sightings.probability[k] > sightings.probability[best[window]]
             ):
                 best[window] = k
-        holding = [w for w in window_row if w <= span[0] and span[1] < w + WINDOW]
         total = sum(sightings.probability[k] for k in best.values())
-        own = list(best.values())
         found.append(
             {
                 "span": span,
                 "n_agree": len(best),
-                "n_windows": max(len(holding), len(best)),
-                "probability": total / max(len(holding), len(best)),
+                "n_windows": len(holding),
+                "probability": total / len(holding),
                 "type": sum(sightings.probability[k] * sightings.types[k] for k in best.values())
                 / total,
                 "best": max(best, key=lambda w: (sightings.probability[best[w]], -w)),
@@ -112,6 +113,8 @@ def test_moves_share_no_bar_are_probable_and_seen(case: tuple[Sightings, np.ndar
     seen = set(zip(sightings.first, sightings.last, strict=True))
     assert set(zip(moves.first, moves.last, strict=True)) <= seen
     assert np.isin(moves.best_window, window_row).all()
+    assert (moves.best_window <= moves.first).all()
+    assert (moves.last < moves.best_window + WINDOW).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -124,6 +127,19 @@ def test_the_order_of_sightings_changes_nothing(case, random) -> None:
     moves = merge(sightings, window_row)
     for name in ("first", "last", "n_agree", "best_window", "probability"):
         np.testing.assert_array_equal(getattr(again, name), getattr(moves, name))
+
+
+def test_a_window_that_cuts_a_move_off_has_no_say() -> None:
+    """The window of bars 0 to 104 sees the move up to its own end only."""
+    window_row = EVERY * np.arange(4)
+    cut_off = [(0, 100, 104, 0.99)]
+    whole = [(15, 100, 106, 0.9), (30, 100, 106, 0.8)]
+    moves = merge(sightings_of([*cut_off, *whole]), window_row)
+
+    assert (moves.first.tolist(), moves.last.tolist()) == ([100], [106])
+    assert (moves.n_agree.tolist(), moves.n_windows.tolist()) == ([2], [3])
+    assert moves.probability[0] == pytest.approx((0.9 + 0.8) / 3)
+    assert moves.best_window.tolist() == [15]
 
 
 def test_one_move_that_three_windows_see_is_one_row() -> None:

@@ -19,13 +19,20 @@ from moola.data.move_truth import (  # noqa: E402
     forget_moves,
     move_truth,
 )
+from moola.data.pauses import pause_over, stretches  # noqa: E402
 from moola.data.placement import place_windows  # noqa: E402
+from moola.data.series import MINUTE_NS  # noqa: E402
 from moola.data.splits import Split  # noqa: E402
 from moola.data.windows import valid_rows  # noqa: E402
+from moola.evaluation import find_moves as find_moves_module  # noqa: E402
+from moola.evaluation.detection import Judged  # noqa: E402
 from moola.evaluation.find_moves import (  # noqa: E402
     MODEL_FINDER,
+    NOTHING_FOUND,
     find_moves,
     measure_windows,
+    run_presence,
+    window_probabilities,
 )
 from moola.evaluation.predict import all_weights  # noqa: E402
 from moola.features import FeatureConfig, compute_features  # noqa: E402
@@ -199,8 +206,67 @@ def test_a_stretch_without_a_move_gives_none() -> None:
     quiet = jumps(n_moves=0)
     window_row = np.arange(105, 9000, 15)
     dataset = unlabelled_windows(quiet.features.rows, quiet.features.valid, window_row)
-    moves = find_moves(presence, view_windows(model, presence, dataset), window_row)
+    views = view_windows(model, presence, dataset)
+    moves = find_moves(presence, views, window_row, np.zeros(12_000, np.int64))
     assert (moves.probability < 0.5).all()
+
+
+def test_no_move_reaches_over_a_pause() -> None:
+    """The market closes in the midst of every other jump."""
+    data = jumps()
+    torch.manual_seed(0)
+    model = JadeCompact(hidden_size=4, longest_move=12)
+    presence = fit_presence(model, data, data.truth, PresenceConfig(), seed=5).presence
+    assert presence is not None
+    times = data.features.times.asi8.copy()
+    for middle in data.truth.first[::2] + 3:
+        times[middle:] += 60 * MINUTE_NS
+    stretch = stretches(pd.DatetimeIndex(times), pause=30)
+
+    window_row = np.arange(105, 11_800, 15)
+    dataset = unlabelled_windows(data.features.rows, data.features.valid, window_row)
+    views = view_windows(model, presence, dataset)
+    moves = find_moves(presence, views, window_row, stretch)
+    assert (stretch[moves.first] == stretch[moves.last]).all()
+    before = find_moves(presence, views, window_row, np.zeros_like(stretch))
+    assert not (stretch[before.first] == stretch[before.last]).all()
+    alone = [
+        window_probabilities(presence, views, window_row, each)
+        for each in (stretch, np.zeros_like(stretch))
+    ]
+    assert (alone[0] <= alone[1]).all()
+    assert (alone[0] < alone[1]).any()
+
+
+def test_a_pause_is_a_session_break_or_what_a_labelled_move_reaches_over() -> None:
+    times = pd.date_range("2024-03-08", periods=100, freq="min")
+    later = times[50:] + pd.Timedelta(minutes=45)
+    halted = times[:50].append(later)
+    first, last = np.array([10, 48]), np.array([20, 49])
+
+    assert pause_over(halted, first, last) == 30
+    assert stretches(halted, 30).tolist() == [0] * 50 + [1] * 50
+    assert pause_over(halted, first, last + 1) == 47  # from 00:49 to 01:35
+    assert stretches(halted, 47).tolist() == [0] * 100
+    two_markets = times.append(times)
+    assert stretches(two_markets, 30).tolist() == [0] * 100 + [1] * 100
+
+
+def test_a_model_that_finds_nothing_on_validation_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = jumps()
+    torch.manual_seed(0)
+    model = JadeCompact(hidden_size=4, longest_move=12)
+    monkeypatch.setattr(
+        find_moves_module,
+        "_calibrate",
+        lambda *_: Judged(np.zeros(0), *[np.zeros(0, np.bool_)] * 2, 4),
+    )
+    found = run_presence(model, data, PresenceConfig(), seed=5, device="cpu")
+    assert found.presence is None
+    assert found.document.threshold is None
+    assert found.document.reason == NOTHING_FOUND
 
 
 def jumps(n_moves: int = 150) -> TrainingData:

@@ -158,6 +158,7 @@ def test_predictions_for_other_bars_are_those_of_the_model(
         "n.parquet",
     )
     again = pd.read_parquet(launch.folder / "n.parquet").set_index("window_start")
+    assert again.index[-1] == every.index[-1], "the newest window is among them"
     pd.testing.assert_frame_equal(again, every.loc[again.index], check_index_type=False)
 
 
@@ -179,6 +180,22 @@ def test_predict_writes_the_moves_and_a_page_of_them(trained: tuple[Launcher, st
     assert len(moves) > 3
     assert (moves["probability"] >= presence["threshold"]).all()
     assert (moves["start"].to_numpy()[1:] > moves["end"].to_numpy()[:-1]).all()
+
+    refused = launch("predict", run_id, "--bars", "few.parquet", "--every", "104", exit_code=3)
+    assert "got 104: moves have up to" in refused
+    same = launch("predict", run_id, "--bars", "few.parquet", "--out", "few.parquet", exit_code=2)
+    assert "few.parquet holds the bars" in same
+    outputs = ("--out", "moves.parquet", "--windows", "new/../moves.parquet")
+    twice = launch("predict", run_id, "--bars", "few.parquet", *outputs, exit_code=2)
+    assert "must be two files" in twice
+    pd.testing.assert_frame_equal(pd.read_parquet(launch.folder / "few.parquet"), bars)
+
+    newest = moves.iloc[len(moves) // 2]
+    ends_with_it = bars[pd.DatetimeIndex(bars["timestamp"]) <= newest["end"]]
+    ends_with_it.to_parquet(launch.folder / "newest.parquet")
+    launch("predict", run_id, "--bars", "newest.parquet", "--threshold", "0", "--out", "newest.csv")
+    last = pd.read_csv(launch.folder / "newest.csv", parse_dates=["end"])["end"].iloc[-1]
+    assert last >= newest["end"] - pd.Timedelta(minutes=3)
 
     launch("predict", run_id, "--bars", "few.parquet", "--threshold", "0", "--out", "all.csv")
     everything = pd.read_csv(launch.folder / "all.csv", parse_dates=["start", "end"])

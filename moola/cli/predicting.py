@@ -19,8 +19,11 @@ from moola.cli.options import (
     require_table_path,
 )
 from moola.cli.results import committed_run
+from moola.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from moola.evaluation.predict import LoadedModel
@@ -66,9 +69,10 @@ def predict(
     settings = read_settings(store, work)
     run_id, loaded = _load(settings, run)
 
-    wants_moves = windows is None or html is not None or loaded.presence is not None
-    kept_from = _threshold(loaded, threshold) if wants_moves else 0.0
-    frame = _read_bars(settings, bars, reading_overrides(set_, layout, symbol, timezone))
+    wants_moves = windows is None or html is not None or _finds_moves(loaded, every)
+    kept_from = _threshold(loaded, threshold, every) if wants_moves else 0.0
+    overrides = reading_overrides(set_, layout, symbol, timezone)
+    frame = _read_bars(settings, bars, overrides, (out, windows, html))
 
     if windows is not None:
         _write_windows(loaded, frame, every, windows)
@@ -78,19 +82,17 @@ def predict(
             _write_page(frame, moves, kept_from, run_id, html)
 
 
-def moves_text(moves: "pd.DataFrame", threshold: float) -> str:
-    """How many moves were found, in words."""
-    count = "no move" if moves.empty else f"{len(moves):,} moves"
-    return f"{count} with a probability of {threshold:.2f} or more"
-
-
 def _prepare_outputs(out: Path, windows: Path | None, html: Path | None) -> None:
-    """Make their folders. Raises BadParameter for an ending that is not written."""
+    """Make their folders. Raises BadParameter for an ending that is not written, and for one file
+    twice.
+    """
     for name, path in (("--out", out), ("--windows", windows)):
         if path is not None:
             require_table_path(name, path)
     if html is not None and html.suffix.lower() != ".html":
         raise typer.BadParameter(f"--html must end in .html, got {html}")
+    if windows is not None and windows.resolve() == out.resolve():
+        raise typer.BadParameter(f"--out and --windows must be two files, got {out} twice")
 
     for path in (out, windows, html):
         if path is not None:
@@ -119,10 +121,18 @@ def _load(settings: "Settings", run: str) -> "tuple[str, LoadedModel]":
     return run_id, load_model(folder)
 
 
-def _threshold(loaded: "LoadedModel", given: float | None) -> float:
-    from moola.evaluation.predict import require_presence
+def _finds_moves(loaded: "LoadedModel", every: int) -> bool:
+    from moola.evaluation.predict import most_apart
+
+    return loaded.presence is not None and every <= most_apart(loaded.info)
+
+
+def _threshold(loaded: "LoadedModel", given: float | None, every: int) -> float:
+    """The probability from which moves are kept. Raises DataError where none could be found."""
+    from moola.evaluation.predict import require_dense, require_presence
 
     chosen = require_presence(loaded)
+    require_dense(every, loaded.info)
     return chosen if given is None else given
 
 
@@ -130,13 +140,19 @@ def _read_bars(
     settings: "Settings",
     bars: str,
     overrides: dict[str, object],
+    outputs: "Sequence[Path | None]",
 ) -> "pd.DataFrame":
+    """Raises BadParameter where an output is one of the files of bars."""
     from moola.data.bars import read_bars_of
     from moola.data.loading import fetch_bars
     from moola.specs import PrecomputeSpec, parse_spec, with_overrides
 
     spec = parse_spec(PrecomputeSpec, with_overrides({}, overrides), place="the options")
     files = fetch_bars(bars, settings.work / FETCHED)
+    read = {file.resolve() for file in files}
+    for path in outputs:
+        if path is not None and path.resolve() in read:
+            raise typer.BadParameter(f"{path} holds the bars, and would be overwritten")
     return read_bars_of(spec, files, bars).frame
 
 
@@ -146,18 +162,21 @@ def _write_windows(
     every: int,
     path: Path,
 ) -> None:
-    from moola.evaluation.predict import predict_bars
+    from moola.evaluation.predict import most_apart, predict_bars, window_rows
     from moola.evaluation.run_tables import write_table
     from moola.launch.console import print_text
     from moola.launch.progress import count_bar
 
-    with count_bar("windows", _n_windows(frame, every), "windows") as advance:
+    n_windows = len(window_rows(len(frame), every))
+    with count_bar("windows", n_windows, "windows") as advance:
         table = predict_bars(loaded.model, loaded.info, frame, every, advance)
 
     write_table(table, path)
-    print_text(f"{len(table):,} windows, one every {every} bars: {path}")
+    print_text(f"{counted(len(table), 'window')}, one every {every} bars: {path}")
     if loaded.presence is None:
         print_text("no moves: the run's model cannot tell whether there is one; train again")
+    elif not _finds_moves(loaded, every):
+        print_text(f"no moves: for them --every must be at most {most_apart(loaded.info)}")
 
 
 def _write_moves(
@@ -167,12 +186,14 @@ def _write_moves(
     kept_from: float,
     path: Path,
 ) -> "pd.DataFrame":
-    from moola.evaluation.predict import predict_moves
+    from moola.evaluation.moves_page import moves_text
+    from moola.evaluation.predict import predict_moves, settled_row, window_rows
     from moola.evaluation.run_tables import write_table
     from moola.launch.console import print_text
     from moola.launch.progress import count_bar
 
-    with count_bar("predict", _n_windows(frame, every), "windows") as advance:
+    n_windows = len(window_rows(len(frame), every, settled_row(loaded.info, len(frame))))
+    with count_bar("predict", n_windows, "windows") as advance:
         moves = predict_moves(loaded, frame, every, kept_from, advance)
 
     write_table(moves, path)
@@ -192,9 +213,3 @@ def _write_page(
 
     path.write_text(render_moves(frame, moves, kept_from, run_id), encoding="utf-8")
     print_text(f"the bars with the moves on them: {path}")
-
-
-def _n_windows(frame: "pd.DataFrame", every: int) -> int:
-    from moola import WINDOW
-
-    return (len(frame) - WINDOW) // every + 1

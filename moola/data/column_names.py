@@ -1,5 +1,7 @@
 """The names by which columns of bars are known."""
 
+import re
+
 # In other languages, as `columns.plain` writes them: without accents.
 LANGUAGES: dict[str, dict[str, str]] = {
     "German": {
@@ -65,7 +67,7 @@ def _in_other_languages(role: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-# In order of preference.
+# In order of preference, without the utc or gmt that they may begin or end with.
 TIME_NAMES = (
     "tsevent",
     "timestamp",
@@ -73,14 +75,8 @@ TIME_NAMES = (
     "opentime",
     "windowstart",
     "time",
-    "gmttime",
     "localtime",
     "date",
-    "datetimeutc",
-    "timestamputc",
-    "timeutc",
-    "dateutc",
-    "utctime",
     "utc",
     "unix",
     "unixtime",
@@ -101,8 +97,6 @@ DATE_NAMES = (
     "dtyyyymmdd",
     "day",
     "tradedate",
-    "dateutc",
-    "gmtdate",
     "localdate",
     *_in_other_languages("date"),
 )
@@ -110,19 +104,37 @@ CLOCK_NAMES = (
     "time",
     "clock",
     "timeofday",
-    "timeutc",
     "hhmmss",
     *_in_other_languages("clock"),
 )
+# Prices that belong together, in order of preference; a role's further names may stand for one.
+PRICE_FAMILIES = tuple(
+    tuple(names.split())
+    for names in (
+        "open high low close",
+        "o h l c",
+        "openprice highprice lowprice closeprice",
+        "openbid highbid lowbid closebid",
+        "bidopen bidhigh bidlow bidclose",
+        "bido bidh bidl bidc",
+        "mido midh midl midc",
+        "first max min last",
+    )
+)
+FURTHER_NAMES = {
+    "open": "",
+    "high": "",
+    "low": "",
+    "close": "latest lastprice price",
+    "volume": "volume tickvol tickvolume vol v totalvolume tradedvolume",
+}
 ROLE_NAMES: dict[str, tuple[str, ...]] = {
-    role: (*names.split(), *_in_other_languages(role))
-    for role, names in {
-        "open": "open o openprice openbid bidopen bido mido first",
-        "high": "high h highprice highbid bidhigh bidh midh max",
-        "low": "low l lowprice lowbid bidlow bidl midl min",
-        "close": "close c closeprice last latest closebid bidclose bidc midc lastprice price",
-        "volume": "volume tickvol tickvolume vol v totalvolume tradedvolume",
-    }.items()
+    role: (
+        *(family[at] for family in PRICE_FAMILIES if at < len(family)),
+        *names.split(),
+        *_in_other_languages(role),
+    )
+    for at, (role, names) in enumerate(FURTHER_NAMES.items())
 }
 ADDED_UP = (
     "up",
@@ -146,6 +158,18 @@ SYMBOL_NAMES = (
     "expiration",
     "expirationdate",
     "conid",
-    "instrumentid",
 )
-UTC_NAMES = ("gmttime", "utctime", "utc", "gmtdate")
+INSTRUMENT_ID = "instrumentid"  # Databento's, which may change where a symbol stays
+OPENING_NAMES = (  # of the time at which a bar begins
+    "tsevent",
+    "opentime",
+    "windowstart",
+    "unix",
+    "unixtime",
+    "unixtimestamp",
+    "starttime",
+    "start",
+    "begin",
+)
+CLOSING_NAME = re.compile("close|^end|end$")
+UTC_NAME = re.compile("^(utc|gmt)|(utc|gmt)$")  # a time or a part of one: time_utc, Time [UTC]

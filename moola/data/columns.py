@@ -13,16 +13,21 @@ from moola.data.advice import command
 from moola.data.column_names import (
     ADDED_UP,
     CLOCK_NAMES,
+    CLOSING_NAME,
     DATE_NAMES,
+    INSTRUMENT_ID,
+    OPENING_NAMES,
+    PRICE_FAMILIES,
     ROLE_NAMES,
     SYMBOL_NAMES,
     TIME_NAMES,
-    UTC_NAMES,
+    UTC_NAME,
 )
 from moola.data.layouts import Layout
 from moola.errors import DataError
 from moola.text import quoted
 
+MAX_BEFORE_TIME = 4  # columns in which a time is looked for without names: ticker, period, date
 MAX_LOOKED_AT = 20  # columns whose values are looked at for a time
 
 TimeKind = Literal["moment", "absolute", "date", "clock", "other"]
@@ -98,7 +103,7 @@ def find_columns(
     columns = [column for column in columns if column not in taken]
 
     time = _time_columns(columns, layout, kind_of, path, index)
-    prices = [_role(role, columns, layout, path) for role in PRICES]
+    prices = _prices(columns, layout, path)
     missing = [role for role, column in zip(PRICES, prices, strict=True) if column is None]
     if not time:
         missing.insert(0, "time")
@@ -106,11 +111,14 @@ def find_columns(
         raise DataError(_missing(missing, columns, kind_of, path))
 
     found = [column for column in prices if column is not None]
+    symbols = _symbols(columns, layout, path)
+    if not any(column.ticker for column in columns):
+        _require_symbols(symbols, layout, path)
     return Columns(
         time=time,
         prices=(found[0], found[1], found[2], found[3]),
         volume=_volume(columns, layout, path),
-        symbols=_symbols(columns, layout, path),
+        symbols=symbols,
         zone=_named_zone(time),
     )
 
@@ -124,44 +132,62 @@ def place_columns(
     """The columns of a table without a header: [instrument,] time or date and time, open, high,
     low, close[, volume].
 
-    Raises DataError where no time stands before four other columns.
+    Raises DataError where no time stands before four other columns, and none is stated.
     """
     columns = [Column(at, "") for at in range(n_columns)]
-    kinds = [kind_of(column) for column in columns[:3]]
-    first = next(
-        (at for at, kind in enumerate(kinds) if kind in ("absolute", "moment", "date")),
-        None,
-    )
+    time = _stated_time(columns, layout, path) or _first_time(columns, kind_of)
 
-    if first is None:
+    if not time:
         raise DataError(
             f"the first row is a bar, or the header is not known, and no time stands in its first "
             f"columns: name the "
-            f"columns by their place ({path.name}): "
+            f"columns by their place, and the time's format where it is a rare one ({path.name}): "
             f"{command(path, time=1, open=2, high=3, low=4, close=5)}"
         )
 
-    is_apart = kinds[first] == "date" and first + 1 < len(kinds) and kinds[first + 1] == "clock"
-    time = tuple(columns[first : first + 2]) if is_apart else (columns[first],)
-    rest = columns[first + len(time) :]
-    if len(rest) < len(PRICES):
+    rest = columns[max(column.at for column in time) + 1 :]
+    prices = [_stated(role, columns, layout, path) for role in PRICES]
+    if None in prices and len(rest) < len(PRICES):
         raise DataError(
             f"four prices must follow the time in a file without a header, got {len(rest)} "
             f"columns ({path.name})"
         )
 
+    found = [rest[at] if column is None else column for at, column in enumerate(prices)]
+    symbol = _stated("symbol", columns, layout, path)
+    before = columns[:1] if time[0].at >= 1 else []
+    symbols = tuple(before) if symbol is None else (symbol,)
+    _require_symbols(symbols, layout, path)
     return Columns(
-        time=_stated_time(columns, layout, path) or time,
-        prices=(
-            _stated("open", columns, layout, path) or rest[0],
-            _stated("high", columns, layout, path) or rest[1],
-            _stated("low", columns, layout, path) or rest[2],
-            _stated("close", columns, layout, path) or rest[3],
-        ),
+        time=time,
+        prices=(found[0], found[1], found[2], found[3]),
         volume=_stated_volume(columns, layout, path) or tuple(rest[4:5]),
-        symbols=tuple(columns[:1] if first == 1 else ()),
+        symbols=symbols,
         zone=None,
     )
+
+
+def _first_time(
+    columns: Sequence[Column], kind_of: Callable[[Column], TimeKind]
+) -> tuple[Column, ...]:
+    """Of the first columns without names: a time, or a date and the time of day behind it."""
+    kinds = [kind_of(column) for column in columns[:MAX_BEFORE_TIME]]
+    for at, kind in enumerate(kinds[:-1]):
+        if kind == "date" and kinds[at + 1] == "clock":
+            return tuple(columns[at : at + 2])
+        if kind in ("absolute", "moment", "date"):
+            return (columns[at],)
+    return ()
+
+
+def _require_symbols(symbols: Sequence[Column], layout: Layout, path: Path) -> None:
+    """Raises DataError where an instrument is asked for, and no column names any."""
+    if layout.instrument is not None and not symbols:
+        raise DataError(
+            f"--symbol chooses among the instruments that a column names, and none is known to "
+            f"name {quoted(layout.instrument)}: leave it out, or say which column it is: "
+            f"--set layout.symbol=COLUMN ({path.name})"
+        )
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -180,7 +206,7 @@ def _time_columns(
     if index is not None:
         return (index,)
 
-    named = [column for name in TIME_NAMES for column in columns if column.plain == name]
+    named = [column for name in TIME_NAMES for column in columns if _time_name(column) == name]
     named += [column for column in columns if _zone_name(column.name) is not None]
     kinds = {column: kind_of(column) for column in named}
     whole = [column for column in named if kinds[column] == "absolute"]
@@ -192,29 +218,31 @@ def _time_columns(
         return (whole[0],)
 
     dates = [
-        column for column in columns if column.plain in DATE_NAMES and kind_of(column) == "date"
+        column
+        for column in columns
+        if _time_name(column) in DATE_NAMES and kind_of(column) == "date"
     ]
     clocks = [
-        column for column in columns if column.plain in CLOCK_NAMES and kind_of(column) == "clock"
+        column
+        for column in columns
+        if _time_name(column) in CLOCK_NAMES and kind_of(column) == "clock"
     ]
     if dates and clocks:
         return (dates[0], clocks[0])
     return (named[0],) if named else ()
 
 
+def _time_name(column: Column) -> str:
+    return UTC_NAME.sub("", column.plain) or column.plain
+
+
 def _one_of(whole: Sequence[Column], path: Path) -> Column:
     """Of several columns of times, the one whose name is that of a bar's opening; DataError where
-    two are alike.
+    none is.
     """
-    if whole[0].plain in (
-        "tsevent",
-        "opentime",
-        "windowstart",
-        "unix",
-        "unixtime",
-        "unixtimestamp",
-    ):
-        return whole[0]
+    for column in whole:
+        if _time_name(column) in OPENING_NAMES:
+            return column
 
     names = " and ".join(column.label for column in whole)
     raise DataError(
@@ -225,9 +253,7 @@ def _one_of(whole: Sequence[Column], path: Path) -> Column:
 
 def _named_zone(time: Sequence[Column]) -> str | None:
     for column in time:
-        if column.plain in UTC_NAMES or re.search(
-            r"\(?\b(utc|gmt)\)?$", column.name.strip().lower()
-        ):
+        if UTC_NAME.search(column.plain):
             return "UTC"
         zone = _zone_name(column.name)
         if zone is not None:
@@ -276,6 +302,16 @@ def _repeats(column: Column, columns: Sequence[Column]) -> bool:
     return any(other.plain == column.plain and other.at < column.at for other in columns)
 
 
+def _prices(columns: Sequence[Column], layout: Layout, path: Path) -> list[Column | None]:
+    """Open, high, low and close, of one family where it is whole and none is stated."""
+    if all(getattr(layout, role) is None for role in PRICES):
+        for family in PRICE_FAMILIES:
+            found = [[column for column in columns if column.plain == name] for name in family]
+            if all(len(alike) == 1 for alike in found):
+                return [alike[0] for alike in found]
+    return [_role(role, columns, layout, path) for role in PRICES]
+
+
 def _role(role: str, columns: Sequence[Column], layout: Layout, path: Path) -> Column | None:
     stated = _stated(role, columns, layout, path)
     if stated is not None:
@@ -306,12 +342,12 @@ def _volume(columns: Sequence[Column], layout: Layout, path: Path) -> tuple[Colu
 
 def _symbols(columns: Sequence[Column], layout: Layout, path: Path) -> tuple[Column, ...]:
     stated = _stated("symbol", columns, layout, path)
-    ids = [column for column in columns if column.plain == "instrumentid"]
+    ids = [column for column in columns if column.plain == INSTRUMENT_ID]
     if stated is not None:
         return tuple(dict.fromkeys((stated, *ids)))
 
     named = [column for name in SYMBOL_NAMES for column in columns if column.plain == name]
-    return tuple(dict.fromkeys((*named[:1], *ids)))
+    return tuple(dict.fromkeys((*named, *ids)))
 
 
 def _stated(role: str, columns: Sequence[Column], layout: Layout, path: Path) -> Column | None:
@@ -366,6 +402,8 @@ def _missing(
     fields = dict.fromkeys(missing, "NAME")
     if "time" in missing:
         fields["time"] = _time_by_values(columns, kind_of)
+        if CLOSING_NAME.search(plain(fields["time"])):
+            fields["stamp"] = "close"
 
     unreadable = ""
     if "\ufffd" in names:

@@ -3,19 +3,22 @@ time are refused.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from moola.data.advice import command
+from moola.data.column_names import INSTRUMENT_ID
+from moola.data.columns import plain
 from moola.data.loading import Instruments
 from moola.data.series import MINUTE_NS
 from moola.data.series_rows import Rows
 from moola.errors import DataError
 from moola.features.arrays import Flags, Ints
 
-# Instruments that follow each other roll; mean bars between two changes. Less is a mixture.
+# Instruments that follow each other roll; least bars between two changes. Less is a mixture.
 MIN_ROLL_BARS = 60
 # A jump from close to open that many ATR wide, inside a session or over a daily halt, is a roll:
 # EUR/USD has 8, NQ 4; a roll of NQ some 40.
@@ -34,7 +37,7 @@ ALTERNATION_RANGES = 8.0
 ALTERNATION_FRACTION = 0.01
 ALTERNATION_LEAST = 10
 _CONTRACT = re.compile(
-    r"(?P<root>[A-Z0-9/]{1,4}?)[ _.-]?([FGHJKMNQUVXZ]\d{1,4}|\d\d-\d\d)([.-]\w+)?"
+    r"(?P<root>[A-Z0-9/]{1,4}?)[ _.-]?([FGHJKMNQUVXZ]\d{1,4}|\d\d-\d\d)(?P<suffix>[.-]\w+)?"
 )
 
 
@@ -60,11 +63,7 @@ def rolls_of_columns(
     is_roll = np.zeros(bars.n_rows, dtype=np.bool_)
     rolls: list[Roll] = []
 
-    for column in bars.instruments:
-        n_values = len(np.unique(column.codes))
-        if n_values < 2:
-            continue
-
+    for column in _telling(bars.instruments):
         order = np.argsort(bars.times, kind="stable")
         codes = column.codes[order]
         changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
@@ -79,6 +78,14 @@ def rolls_of_columns(
     return is_roll, rolls
 
 
+def _telling(columns: Sequence[Instruments]) -> list[Instruments]:
+    """The plainest column that names more than one instrument, and instrument_id where it does."""
+    varying = [column for column in columns if len(np.unique(column.codes)) > 1]
+    named = [column for column in varying if plain(column.column) != INSTRUMENT_ID]
+    ids = [column for column in varying if plain(column.column) == INSTRUMENT_ID]
+    return [*named[:1], *ids]
+
+
 def _is_sequence(
     times: Ints,
     changes: Ints,
@@ -86,7 +93,8 @@ def _is_sequence(
 ) -> bool:
     """Whether instruments follow each other as the contracts of a continuous series do."""
     shares_minute = (times[changes] == times[changes - 1]).any()
-    is_mixed = len(times) < MIN_ROLL_BARS * (len(changes) + 1)
+    stretches = np.diff(changes)  # the first and the last may be cut short
+    is_mixed = len(times) < MIN_ROLL_BARS * (len(changes) + 1) or (stretches < MIN_ROLL_BARS).any()
     if shares_minute or is_mixed:
         return False
     if all(name.replace("-", "").isdigit() for name in column.names):  # ids, or days of expiry
@@ -97,9 +105,12 @@ def _is_sequence(
 
 
 def _root(name: str) -> str | None:
-    """NQ of NQH4, NQZ2023, NQ 03-24, NQH24.CME; None for what is no futures contract."""
+    """NQ of NQH4, NQZ2023, NQ 03-24, NQH24.CME; None for what is no futures contract, or a spread
+    of two.
+    """
     match = _CONTRACT.fullmatch(name.strip().upper())
-    return None if match is None else match["root"]
+    is_spread = match is not None and _CONTRACT.fullmatch((match["suffix"] or "")[1:])
+    return None if match is None or is_spread else match["root"]
 
 
 def _several(bars: Rows, column: Instruments) -> str:

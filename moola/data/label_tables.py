@@ -272,6 +272,7 @@ def _text_table(text: str, place: str) -> pd.DataFrame:
         for record in reader:
             values = [value.strip() for value in record]
             if _is_skipped(values, has_header=header is not None):
+                _refuse_numbered(values, header, len(rows), place)
                 continue
             if header is None:
                 header = _header(values, place)
@@ -319,6 +320,18 @@ def _is_skipped(values: Sequence[str], *, has_header: bool) -> bool:
         names = {plain(value.lstrip("#/ ")) for value in values}
         return has_header or not names & set(_NAMES)
     return not has_header and first.lower().startswith("sep=")
+
+
+def _refuse_numbered(
+    values: Sequence[str], header: Sequence[str] | None, row: int, place: str
+) -> None:
+    """Raises DataError for a row whose first value is an id such as #3: no comment."""
+    is_whole = header is not None and len(values) >= len(header)
+    if is_whole and re.fullmatch(r"#\d+", values[0]):
+        raise DataError(
+            f"a line that begins with # is a comment, and {quoted(','.join(values)[:80])} has all "
+            f"values of a row (row {row} of {place}): write the id without #, or take it out"
+        )
 
 
 def _header(values: list[str], place: str) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from moola.data.labels import refuse_first
 from moola.data.series import NO_TIME
 from moola.data.time_values import (
+    COMPACT_CLOCK,
     COMPACT_MOMENT,
     EPOCH_UNITS,
     SECOND_NS,
@@ -24,6 +25,7 @@ from moola.data.time_values import (
     read_offset,
     split_moment,
 )
+from moola.data.times import date_formats, name_of_clock, reads_as
 from moola.errors import DataError
 from moola.specs import LabelConfig
 from moola.text import quoted
@@ -55,7 +57,8 @@ def to_utc(
     """
     name = str(column.name)
     values = [str(value) for value in column]
-    moments = [_read(value, config.time_format) for value in column]
+    digits = _clock_digits(values)
+    moments = [_read(value, config.time_format, digits) for value in column]
 
     def refuse(broken: list[bool], rule: str) -> None:
         refuse_first(np.array(broken, np.bool_), rule, values, column.index, place)
@@ -96,10 +99,11 @@ def _refuse_no_times(
         rule = f"{column.name} must be as labels.time_format says, {config.time_format}"
     else:
         rule = f"{column.name} must be a time such as 2024-03-04T21:35Z"
+        swapped = [str(value).strip() for value in column[is_unread & could_be_swapped]]
         refuse_first(
             is_unread & could_be_swapped,
             f"{column.name} must not be guessed where day and month could be swapped: write "
-            f"2024-03-04 21:35, or --set 'labels.time_format=%m/%d/%Y %H:%M'",
+            f"2024-03-04 21:35, or --set 'labels.time_format={_likely_format(swapped)}'",
             column.tolist(),
             column.index,
             place,
@@ -112,6 +116,17 @@ def _could_be_swapped(value: object) -> bool:
         return False
     day, _ = split_moment(value)
     return bool(YEAR_LAST.fullmatch(day) or SHORT_YEAR.fullmatch(day))
+
+
+def _likely_format(values: list[str]) -> str:
+    """The first format of a date and time of day that fits all values."""
+    parts = [split_moment(value) for value in values]
+    if not parts:
+        return ""
+    days = [day for day, _ in parts]
+    fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
+    clock, _ = clock_and_zone(parts[0][1])
+    return " ".join([*fits[:1], *([name_of_clock(clock)] if clock else [])])
 
 
 def _zone_of_naive(config: LabelConfig, name: str, *, is_needed: bool) -> ZoneInfo | None:
@@ -152,7 +167,16 @@ def _utc_ns(moment: _Moment | None, zone: ZoneInfo | None) -> int:
 # --- single values --------------------------------------------------------------------------------
 
 
-def _read(value: object, time_format: str | None) -> _Moment | None:
+def _clock_digits(values: list[str]) -> int:
+    """4 where the times of day of a column are HHMM, 6 where they are HHMMSS without colons;
+    leading zeros may be lost.
+    """
+    clocks = [clock_and_zone(split_moment(value.strip())[1])[0] for value in values]
+    longest = max((len(clock) for clock in clocks if COMPACT_CLOCK.fullmatch(clock)), default=0)
+    return 4 if longest <= 4 else 6
+
+
+def _read(value: object, time_format: str | None, digits: int) -> _Moment | None:
     """None for what is missing or no time."""
     if value is pd.NaT or isinstance(value, bool):
         return None
@@ -162,7 +186,9 @@ def _read(value: object, time_format: str | None) -> _Moment | None:
         return _of_number(str(value))
     if not isinstance(value, str):
         return None
-    return _of_text(value.strip()) if time_format is None else _of_format(value, time_format)
+    if time_format is not None:
+        return _of_format(value, time_format)
+    return _of_text(value.strip(), digits)
 
 
 def _of_datetime(value: datetime) -> _Moment:
@@ -187,18 +213,21 @@ def _of_format(value: str, time_format: str) -> _Moment | None:
         return None
 
 
-def _of_text(value: str) -> _Moment | None:
-    """2024-03-04T21:35Z, 2024-03-04 16:35:00 US/Eastern, 20240304 213500, 1709588100."""
+def _of_text(value: str, digits: int) -> _Moment | None:
+    """2024-03-04T21:35Z, 2024-03-04 16:35:00 US/Eastern, 20240304 213500, 1709588100; `digits`
+    are those of a time of day without colons.
+    """
     if epoch_unit(value) is not None:
         return _of_number(value)
 
     day, rest = split_moment(value)
     if COMPACT_MOMENT.fullmatch(value):
         day, rest = value[:8], value[8:]
+        digits = len(rest)
 
     clock, zone = clock_and_zone(rest)
     day_ns = read_day(day, "ymd", None)
-    clock_ns = read_clock(clock, 4 if len(clock) <= 4 else 6)
+    clock_ns = read_clock(clock, digits)
     if day_ns is None or clock_ns is None:
         return None
 

@@ -30,6 +30,7 @@ class Layout:
     zone: str | None = None
     stamp: Stamp | None = None
     date_order: DateOrder | None = None
+    date_mark: str | None = None  # dates with another mark have another order, too
     volume: str | None = None
     decimal: Literal[".", ","] | None = None
     repeated_columns: bool = False  # of columns with the same name, the first is the bar's
@@ -119,6 +120,7 @@ _PRESETS = (
         None,
         "open",
         "dmy",
+        ".",
     ),
     Layout(
         "barchart",

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from moola import PRICES
 from moola.data.advice import command
 from moola.data.columns import plain
 from moola.data.containers import HEAD_BYTES, MAX_TEXT_BYTES, Container
@@ -30,6 +31,7 @@ SAMPLE_ROWS = 1_000
 MAX_COLUMNS = 1_000
 MAX_ROWS = 60_000_000  # a century of minutes has 53 million
 LEAST_COLUMNS = 5  # a time and four prices
+MAX_FOOTER_ROWS = 100
 SEPARATOR_NAMES = {mark: name for name, mark in NAMED_SEPARATORS.items()}
 # In this order: a decimal comma makes a file with ; look like one with ,
 SEPARATORS = (";", "\t", "|", ",", " ")
@@ -57,6 +59,8 @@ _COMMENT = re.compile(r"\s*(#|//|%)")
 _NUMBER = re.compile(r"[+-]?[\d.,' \u00a0]*\d[\d.,' \u00a0]*([eE][+-]?\d+)?%?")
 _ARROW_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
+_FRACTION = re.compile(r"\d{2,3}'([0-2]\d|3[01])[0257]?")
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})")
 BLANKS_OF_THOUSANDS = ("'", " ", "\u00a0", "\u202f")
 
 Decimal = Literal[".", ","]
@@ -110,6 +114,13 @@ def look_at_table(container: Container, layout: Layout) -> TextTable:
     if has_header:
         names, tickers, n_lines = _header(rows[start:], n_columns)
         first_line = start + n_lines
+
+    for line in range(start):
+        if is_row[line] and _holds_bar(lines[line], separator):
+            raise DataError(
+                f"a row must have {n_columns} columns like the others: {quoted(lines[line][:80])} "
+                f"has not (line {line + 1}, {path.name})"
+            )
 
     sample = [
         tuple(row)
@@ -264,13 +275,16 @@ def _header(
 
 @dataclass
 class SkippedRows:
-    """Rows with another number of columns: comments, and footers after the last row."""
+    """Rows with another number of columns: comments, and a footer after the last row."""
 
-    rows: list[tuple[int, str]] = field(default_factory=list)  # physical row from 1, its text
+    # Of those that are no comment: physical row from 1, rows skipped before it, text.
+    rows: list[tuple[int, int, str]] = field(default_factory=list)
+    n_rows: int = 0
 
     def take(self, row: pa.csv.InvalidRow) -> str:
-        if len(self.rows) < SAMPLE_ROWS:
-            self.rows.append((row.number, row.text))
+        if _is_row(row.text) and len(self.rows) <= MAX_FOOTER_ROWS:
+            self.rows.append((row.number, self.n_rows, row.text))
+        self.n_rows += 1
         return "skip"
 
     def check(
@@ -279,15 +293,28 @@ class SkippedRows:
         first_line: int,
         n_rows: int,
         n_columns: int,
+        separator: str,
     ) -> None:
-        """Raises DataError where such a row stands before the last one and is no comment."""
-        for skipped, (number, text) in enumerate(self.rows):
+        """Raises DataError where such a row stands before the last one or holds a bar, or where
+        they are too many for a footer.
+        """
+        for number, skipped, text in self.rows:
             row = number - 1 - first_line - skipped
-            if row < n_rows and _is_row(text):
+            is_too_long = len(self.rows) > MAX_FOOTER_ROWS
+            if row < n_rows or is_too_long or _holds_bar(text, separator):
                 raise DataError(
                     f"a row must have {n_columns} columns like the others: {quoted(text[:80])} "
                     f"has not (row {row}, {container.path.name})"
                 )
+
+
+def _holds_bar(line: str, separator: str) -> bool:
+    """Whether a line has four numbers or more, also where it is cut or quoted otherwise."""
+    first = line.strip().splitlines()[0].replace('"', "")
+    return any(
+        sum(1 for value in first.split(mark) if _NUMBER.fullmatch(value.strip())) >= len(PRICES)
+        for mark in (separator, ";", "\t", "|", ",")
+    )
 
 
 def count_rows(container: Container) -> int:
@@ -388,8 +415,10 @@ def find_decimal(
         return layout.decimal
 
     values = [value for at in prices for value in table.column(at)]
+    _refuse_fractions(values, container.path)
     with_comma = [value for value in values if "," in value]
     if not with_comma:
+        _refuse_other_decimal(values, table, prices, container.path)
         return "."
 
     if any("." in value for value in values):
@@ -400,12 +429,39 @@ def find_decimal(
         return "," if marks == {","} else "."
 
     if all(re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", value) for value in with_comma):
+        likely = "." if table.separator == "," else ","
         raise DataError(
             f"a comma must be a decimal point or a separator of thousands, and {with_comma[0]} "
             f"could be either: set "
-            f"decimal ({container.path.name}): {command(container.path, decimal='.')}"
+            f"decimal ({container.path.name}): {command(container.path, decimal=likely)}"
         )
     return ","
+
+
+def _refuse_fractions(values: list[str], path: Path) -> None:
+    """Raises DataError for Treasury prices such as 110'165, which are 110 and 16.5 / 32."""
+    fractions = [_FRACTION.fullmatch(value) for value in values]
+    if values and all(fractions):
+        raise DataError(
+            f"a price must be a decimal number, and {values[0]} looks like points and 32nds: write "
+            f"it as one first, such as 110.515625 for 110'165 ({path.name})"
+        )
+
+
+def _refuse_other_decimal(
+    values: list[str], table: TextTable, prices: list[int], path: Path
+) -> None:
+    """Raises DataError for prices such as 128.565 beside another number such as 25000,00."""
+    others = [
+        value for at in range(table.n_columns) if at not in prices for value in table.column(at)
+    ]
+    commas = [value for value in others if _DECIMAL_COMMA.fullmatch(value)]
+    points = [value for value in values if "." in value]
+    if commas and points:
+        raise DataError(
+            f"a file must write its numbers in one way, and {points[0]} stands beside "
+            f"{commas[0]}: set decimal to . or , ({path.name}): {command(path, decimal=',')}"
+        )
 
 
 def to_numbers(column: pa.Array, decimal: Decimal) -> tuple[Floats, Flags]:
@@ -434,7 +490,10 @@ def _with_point(text: pa.Array, decimal: Decimal) -> pa.Array:
     """Numbers with a point and nothing between thousands; what is neither becomes no number."""
     thousands = "," if decimal == "." else "."
     if any(_occurs(text, mark) for mark in BLANKS_OF_THOUSANDS):
-        text = pc.replace_substring_regex(text, r"(\d)[' \x{a0}\x{202f}](\d)", r"\1\2")
+        grouped = r"^[+-]?\d{1,3}([' \x{a0}\x{202f}]\d{3})+([.,]\d*)?$"
+        is_grouped = pc.match_substring_regex(text, grouped)
+        without = pc.replace_substring_regex(text, r"[' \x{a0}\x{202f}]", "")
+        text = pc.if_else(is_grouped, without, text)
 
     # A separator of thousands is one only in its place: 1,5 is not 15.
     if _occurs(text, thousands):

@@ -32,6 +32,7 @@ from moola.data.columns import (
 )
 from moola.data.containers import Container
 from moola.data.layouts import Layout, known_layout
+from moola.data.series import NO_TIME
 from moola.data.tables import (
     SEPARATOR_NAMES,
     Decimal,
@@ -44,12 +45,16 @@ from moola.data.tables import (
     to_numbers,
 )
 from moola.data.time_columns import to_utc_ns
-from moola.data.time_values import epoch_unit, kind_of_text
+from moola.data.time_values import kind_of_text
 from moola.data.times import TimeFormat, find_format
 from moola.errors import DataError
 from moola.features.arrays import Floats
 from moola.specs import LayoutConfig
 from moola.text import quoted
+
+MAX_TRIED = 7  # columns without names, in which four prices are looked for
+LEAST_JUDGED = 10  # rows
+MOST_RANGES = 50  # of the steps from close to close and from open to close
 
 
 def open_text(container: Container, config: LayoutConfig, timezone: str | None) -> Source:
@@ -82,7 +87,7 @@ def open_text(container: Container, config: LayoutConfig, timezone: str | None) 
     form = find_format(texts, layout, timezone, found.zone, path)
     decimal = find_decimal(container, table, [column.at for column in found.prices], layout)
     if table.names is None:
-        _check_order(table, found, decimal, path)
+        _check_order(table, found, form, decimal, path)
 
     scale = layout.price_scale or _fixed_point_scale(columns, table, found)
     decisions = Decisions(
@@ -153,7 +158,7 @@ class _TextSource:
         types = self._types(as_text)
 
         for batch in read_rows(self.container, self.table, types, self.decimal, skipped):
-            rows = self._without_header(batch) if as_text else batch
+            rows = self._without_header(batch, first_row) if as_text else batch
             yield self._block(rows, first_row)
             first_row += batch.num_rows
         skipped.check(
@@ -161,18 +166,32 @@ class _TextSource:
             self.table.first_line,
             first_row,
             self.table.n_columns,
+            self.table.separator,
         )
 
-    def _without_header(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Files that were put together with their headers repeat it between the rows."""
+    def _without_header(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+        """Files that were put together with their headers repeat it between the rows. Raises
+        DataError where it says otherwise there.
+        """
         time = self.columns.time[0]
         if not time.name:
             return batch
-        is_header = pc.equal(
-            pc.utf8_trim_whitespace(batch.column(str(time.at))),
-            time.name,
-        )
-        return batch.filter(pc.invert(is_header.fill_null(False)))
+
+        def is_name(column: Column) -> pa.Array:
+            text = pc.utf8_trim_whitespace(batch.column(str(column.at)))
+            return pc.equal(text, column.name).fill_null(False)
+
+        is_header = is_name(time)
+        for column in self.columns.used():
+            other = pc.and_not(is_header, is_name(column))
+            if pc.any(other, min_count=0).as_py():
+                row = pc.index(other, True).as_py()
+                raise DataError(
+                    f"files that were put together must have the same columns: the header at row "
+                    f"{first_row + row} has {quoted(batch.column(str(column.at))[row].as_py())} "
+                    f"in place of {quoted(column.name)} ({self.path.name}): give them as a folder"
+                )
+        return batch.filter(pc.invert(is_header))
 
     def _types(self, as_text: bool) -> dict[int, pa.DataType]:
         number = pa.string() if as_text else pa.float64()
@@ -244,28 +263,44 @@ def _fixed_point_scale(columns: Sequence[Column], table: TextTable, found: Colum
     return FIXED_POINT if is_fixed_point(columns) and is_whole else 1.0
 
 
-def _check_order(table: TextTable, columns: Columns, decimal: Decimal, path: Path) -> None:
+def _check_order(
+    table: TextTable,
+    columns: Columns,
+    form: TimeFormat,
+    decimal: Decimal,
+    path: Path,
+) -> None:
     """Raises DataError where the numbers of a file without a header are not open, high, low and
     close in this order.
     """
-    texts = [pa.array([row[column.at] for row in table.sample]) for column in columns.prices]
-    numbers = [to_numbers(text, decimal)[0] for text in texts]
-    if len(table.sample) > 1 and _sample_runs_backwards(table, columns):
-        numbers = [column[::-1] for column in numbers]
-    if _are_bars(*numbers):
+    is_turned = _sample_runs_backwards(table, columns, form, path)
+
+    def numbers_at(at: int) -> Floats:
+        numbers = to_numbers(pa.array([row[at] for row in table.sample]), decimal)[0]
+        return numbers[::-1] if is_turned else numbers
+
+    taken = [column.at for column in columns.prices]
+    if _are_bars(*map(numbers_at, taken)):
         return
 
-    # The order that makes bars of them, where there is one alone.
-    orders = [
-        order
-        for order in itertools.permutations(range(4))
-        if _are_bars(*(numbers[at] for at in order))
-    ]
-    order = orders[0] if len(orders) == 1 else (0, 1, 2, 3)
+    # The order that makes bars of them, where there is one alone: of these four, else of all.
+    behind = range(columns.time[-1].at + 1, min(table.n_columns, taken[0] + MAX_TRIED))
+    numbers = {at: numbers_at(at) for at in {*taken, *behind}}
+    orders: list[tuple[int, ...]] = []
+    for tried in (taken, sorted(at for at in numbers if not np.isnan(numbers[at]).all())):
+        orders = orders or [
+            order
+            for order in itertools.permutations(tried, len(PRICES))
+            if _are_bars(*(numbers[at] for at in order))
+        ]
+
+    order = orders[0] if len(orders) == 1 else tuple(taken)
     time = "+".join(str(column.at + 1) for column in columns.time)
-    places = [str(columns.prices[at].at + 1) for at in order]
+    places = [str(at + 1) for at in order]
     fields = {"time": time, **dict(zip(PRICES, places, strict=True))}
-    likely = f"; they look like {_roles_in_order(order)}" if len(orders) == 1 else ""
+    roles = dict(zip(order, PRICES, strict=True))
+    shown = ", ".join(roles.get(at, "another number") for at in range(min(order), max(order) + 1))
+    likely = f"; they look like {shown}" if len(orders) == 1 else ""
     raise DataError(
         f"the file has no header, and the numbers behind the time are not open, high, low, "
         f"close{likely}: name the columns by their place ({path.name}): "
@@ -274,22 +309,23 @@ def _check_order(table: TextTable, columns: Columns, decimal: Decimal, path: Pat
 
 
 def _are_bars(open_: Floats, high: Floats, low: Floats, close: Floats) -> bool:
-    """Whether most rows are bars that open near the close before them, not the other way round."""
+    """Whether most rows are bars that open near the close before them, not the other way round, and
+    their ranges are of the size of the steps between them, which a volume's would not be.
+    """
     outside = np.mean((high < np.fmax(open_, close)) | (low > np.fmin(open_, close)))
     follows = np.nansum(np.abs(open_[1:] - close[:-1]))
     precedes = np.nansum(np.abs(close[1:] - open_[:-1]))
-    return bool(outside <= 0.1 and follows <= precedes)
+    ranges = np.nansum(high - low)
+    steps = np.nansum(np.abs(np.diff(close))) + np.nansum(np.abs(close - open_))
+    is_alike = len(close) < LEAST_JUDGED or ranges <= MOST_RANGES * steps
+    return bool(outside <= 0.1 and follows <= precedes and is_alike)
 
 
-def _roles_in_order(order: Sequence[int]) -> str:
-    """`order` says at which place each of PRICES stands."""
-    return ", ".join(PRICES[order.index(place)] for place in range(len(PRICES)))
-
-
-def _sample_runs_backwards(table: TextTable, columns: Columns) -> bool:
-    """Only texts that sort like times are compared; others count as running forwards."""
-    first, last = (
-        " ".join(table.sample[at][column.at] for column in columns.time) for at in (0, -1)
-    )
-    is_sortable = first[:4].isdigit() or epoch_unit(first) is not None
-    return is_sortable and last < first
+def _sample_runs_backwards(
+    table: TextTable, columns: Columns, form: TimeFormat, path: Path
+) -> bool:
+    ends = [
+        pa.array([table.sample[at][column.at].strip() for at in (0, -1)]) for column in columns.time
+    ]
+    first, last = to_utc_ns(ends, form, 0, path).tolist()
+    return NO_TIME not in (first, last) and bool(last < first)

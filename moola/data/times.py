@@ -178,7 +178,7 @@ def _shape_of_moments(values: Sequence[str], layout: Layout, path: Path) -> Time
         )
 
     order = _date_order(days, rests, layout, path, joined=True)
-    description = f"{_name_of(days[0], order)} {_name_of_clock(clock_and_zone(rests[0])[0])}"
+    description = f"{_name_of(days[0], order)} {name_of_clock(clock_and_zone(rests[0])[0])}"
     if " " in values[0]:
         _refuse_two_meanings(days[0], rests[0], layout, path)
     return TimeFormat(
@@ -232,7 +232,7 @@ def _shape_of_parts(
         raise DataError(_no_time(clocks, path))
 
     order = _date_order(days, clocks, layout, path, joined=False)
-    description = f"{_name_of(days[0], order)} + {_name_of_clock(clock)}"
+    description = f"{_name_of(days[0], order)} + {name_of_clock(clock)}"
     return TimeFormat(
         "text",
         description,
@@ -262,12 +262,14 @@ def _date_order(
     alike = YEAR_LAST if YEAR_LAST.fullmatch(days[0]) else SHORT_YEAR
     if not alike.fullmatch(days[0]):
         return "ymd"
-    if layout.date_order is not None and alike is YEAR_LAST:
+    mark = next(letter for letter in days[0] if not letter.isdigit())
+    is_as_known = alike is YEAR_LAST and layout.date_mark in (None, mark)
+    if layout.date_order is not None and is_as_known:
         return layout.date_order
 
     days = [day for day in days if alike.fullmatch(day)]
-    fits = [form for form in _candidates(days[0]) if all(_reads(day, form) for day in days)]
-    clock = f" {_name_of_clock(clock_and_zone(rests[0])[0])}" if joined else ""
+    fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
+    clock = f" {name_of_clock(clock_and_zone(rests[0])[0])}" if joined else ""
     formats = [form + clock for form in fits]
     shown = f"{days[0]} {rests[0]}" if rests else days[0]
 
@@ -285,7 +287,8 @@ def _date_order(
     )
 
 
-def _candidates(day: str) -> list[str]:
+def date_formats(day: str) -> list[str]:
+    """The strptime formats that a date such as 03/04/2024 or 03.04.24 may have, likeliest first."""
     mark = next((letter for letter in day if not letter.isdigit()), "/")
     year = "%Y" if YEAR_LAST.fullmatch(day) else "%y"
     orders = [("%m", "%d", year), ("%d", "%m", year)]
@@ -296,7 +299,8 @@ def _candidates(day: str) -> list[str]:
     return [mark.join(order) for order in orders]
 
 
-def _reads(day: str, form: str) -> bool:
+def reads_as(day: str, form: str) -> bool:
+    """Whether a strptime format fits."""
     try:
         datetime.strptime(day, form)
     except ValueError:
@@ -347,7 +351,8 @@ def _name_of(day: str, order: DateOrder) -> str:
     return mark.join(parts[order])
 
 
-def _name_of_clock(clock: str) -> str:
+def name_of_clock(clock: str) -> str:
+    """The strptime format of a time of day."""
     match = CLOCK.fullmatch(clock)
     if match is None:
         return "%H%M" if len(clock) <= 4 else "%H%M%S"

@@ -217,16 +217,18 @@ def calibration_curve(judged: Judged) -> list[CalibrationBin]:
 
 
 def measure_detection(
-    finders: Mapping[str, tuple[Floats, Judged]],
+    finders: Mapping[str, tuple[Floats, Judged | None]],
     holds: Ints,
 ) -> Detection:
     """Of finders, the model first: name -> (a score of each window [W], what it found).
 
-    holds [W] is what is known of each window.
+    What a finder finds is None where it says of windows alone whether they hold a move. holds [W]
+    is what is known of each window.
     """
     is_judged = holds != IS_UNKNOWN
     is_true = holds[is_judged] == IS_MOVE
     judged = next(iter(finders.values()))[1]
+    assert judged is not None
 
     return {
         "n_windows": int(is_judged.sum()),
@@ -236,7 +238,7 @@ def measure_detection(
         "finders": {
             name: {
                 "auc": area_under_roc(score[is_judged], is_true),
-                "average_precision": average_precision(found),
+                "average_precision": average_precision(found) if found else None,
             }
             for name, (score, found) in finders.items()
         },

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
 
 from moola import WINDOW
 from moola.data.feature_set import FeatureSet
 from moola.data.markets import MarketRows
 from moola.data.move_truth import NO_MOVE_TEXTS, MoveTruth
+from moola.data.pauses import are_of_one_stretch, pause_over, stretches
 from moola.evaluation.arrays import Floats, Ints
 from moola.evaluation.baselines import RUN_BARS
 from moola.evaluation.detection import (
@@ -29,7 +31,7 @@ from moola.evaluation.moves import Moves, Sightings, merge
 from moola.features import FEATURE_NAMES
 from moola.models.jade_core import JadeCompact
 from moola.models.presence import Presence, logit_of
-from moola.specs import GateConfig, PresenceConfig
+from moola.specs import SESSION_BREAK_MINUTES, GateConfig, PresenceConfig
 from moola.training.data import TrainingData, rows_of_ranges
 from moola.training.presence import (
     LEAST_EXAMPLES,
@@ -47,6 +49,7 @@ ALONE_FINDER = "model, each window alone"
 SPAN_FINDER = "the model's span probability"
 RUN_FINDER = "strongest run"
 OWN_BARS = "the labels carry their own bars, between which there is no stretch without a move"
+NOTHING_FOUND = "what it finds on validation is no move at any threshold"
 TOO_FEW = "train or validation has too few moves, or too few places without one"
 
 
@@ -80,18 +83,41 @@ def find_moves(
     presence: Presence,
     views: WindowViews,
     window_row: Ints,
+    stretch: Ints,
 ) -> Moves:
-    """The moves that the windows at `window_row` [W] show, with calibrated probabilities."""
-    span_probs = presence.of_spans(views.descriptors, views.told).numpy()
+    """The moves that the windows at `window_row` [W] show, with calibrated probabilities.
+
+    stretch [n] is that of each bar (`moola.data.pauses`): a move reaches over no pause.
+    """
+    span_probs = _span_probabilities(presence, views, window_row, stretch).numpy()
     merged = merge(_sightings(views, span_probs, window_row), window_row)
     probability = presence.of_moves(torch.from_numpy(merged.probability)).numpy()
     return replace(merged, probability=probability)
 
 
-def window_probabilities(presence: Presence, views: WindowViews) -> Floats:
+def window_probabilities(
+    presence: Presence,
+    views: WindowViews,
+    window_row: Ints,
+    stretch: Ints,
+) -> Floats:
     """[W] that each window holds a move."""
-    span_probs = presence.of_spans(views.descriptors, views.told)
+    span_probs = _span_probabilities(presence, views, window_row, stretch)
     return presence.of_windows(span_probs).numpy()
+
+
+def _span_probabilities(
+    presence: Presence,
+    views: WindowViews,
+    window_row: Ints,
+    stretch: Ints,
+) -> Tensor:
+    """[W, K] 0 for a span with a pause in it."""
+    first = window_row[:, None] + views.start
+    last = window_row[:, None] + views.end
+    is_whole = torch.from_numpy(are_of_one_stretch(stretch, first, last))
+    span_probs = presence.of_spans(views.descriptors, views.told)
+    return torch.where(is_whole, span_probs, torch.zeros_like(span_probs))
 
 
 def any_move_inside(moves: Moves, window_row: Ints) -> Floats:
@@ -150,8 +176,12 @@ def run_presence(
         len(fit.windows.without_move),
         NO_MOVE_TEXTS[truth.kind],
     )
+    train = data.labels["train"]
     counts = PresenceDocument(
         no_moves=truth.kind,
+        pause_minutes=pause_over(
+            data.features.times, train.anchor + train.start, train.anchor + train.end
+        ),
         windows_with_move=len(fit.windows.with_move),
         windows_without_move=len(fit.windows.without_move),
     )
@@ -183,8 +213,13 @@ def _judge_presence(
 ) -> PresenceResults:
     """A fitted presence model, its merged moves calibrated, with what it finds in both splits."""
     features = data.features
-    found = _calibrate(presence, val_views, val_row, truth)
+    stretch = stretches(features.times, counts.pause_minutes)
+    found = _calibrate(presence, val_views, val_row, stretch, truth)
     chosen = choose_threshold(found)
+    if not chosen["precision"]:
+        log.info("no presence model: %s", NOTHING_FOUND)
+        return PresenceResults(None, counts.model_copy(update={"reason": NOTHING_FOUND}))
+
     log_threshold(chosen)
     test_row = rows_of_ranges(data.ranges("test"), STEP_BARS)
     test_views = _views(presence, model, features, test_row, device)
@@ -198,12 +233,14 @@ def _judge_presence(
                 "recall": chosen["recall"],
             }
         ),
-        _measure(presence, features, val_views, val_row, truth),
-        _measure(presence, features, test_views, test_row, truth),
+        _measure(presence, features, val_views, val_row, stretch, truth),
+        _measure(presence, features, test_views, test_row, stretch, truth),
         {
             market.name: {
-                **_measure_market(presence, data, market, "validation", val_views, val_row),
-                **_measure_market(presence, data, market, "test", test_views, test_row),
+                **_measure_market(
+                    presence, data, market, "validation", val_views, val_row, stretch
+                ),
+                **_measure_market(presence, data, market, "test", test_views, test_row, stretch),
             }
             for market in data.markets
         },
@@ -217,6 +254,7 @@ def _measure_market(
     split: str,
     views: WindowViews,
     window_row: Ints,
+    stretch: Ints,
 ) -> dict[str, Detection]:
     """The split -> what is found in the market; empty where it has no window there."""
     stop_row = market.first_row + market.n_bars
@@ -225,15 +263,16 @@ def _measure_market(
         return {}
 
     own = views.take(inside)
-    return {split: _measure(presence, data.features, own, window_row[inside], data.truth)}
+    found = _measure(presence, data.features, own, window_row[inside], stretch, data.truth)
+    return {split: found}
 
 
 def log_threshold(chosen: Threshold) -> None:
     log.info(
         "moves: threshold %.2f, chosen on validation: precision %.3f, recall %.3f",
         chosen["threshold"],
-        chosen["precision"] or 0.0,
-        chosen["recall"] or 0.0,
+        chosen["precision"],
+        chosen["recall"],
     )
 
 
@@ -241,10 +280,11 @@ def _calibrate(
     presence: Presence,
     views: WindowViews,
     window_row: Ints,
+    stretch: Ints,
     truth: MoveTruth,
 ) -> Judged:
     """Fit the scale of merged moves; -> what is found, judged."""
-    moves = find_moves(presence, views, window_row)
+    moves = find_moves(presence, views, window_row, stretch)
     judged = _judged(moves, truth, window_row)
     counted = judged.is_right | judged.is_wrong
     if min(judged.is_right.sum(), judged.is_wrong.sum()) < LEAST_EXAMPLES:
@@ -252,7 +292,7 @@ def _calibrate(
 
     told = logit_of(torch.from_numpy(judged.probability[counted])).numpy()
     presence.move_scale.copy_(fit_logistic(told[:, None], judged.is_right[counted]))
-    return _judged(find_moves(presence, views, window_row), truth, window_row)
+    return _judged(find_moves(presence, views, window_row, stretch), truth, window_row)
 
 
 def _judged(moves: Moves, truth: MoveTruth, window_row: Ints) -> Judged:
@@ -271,11 +311,13 @@ def measure_windows(
     features: FeatureSet,
     truth: MoveTruth,
     window_row: Ints,
+    pause_minutes: int = SESSION_BREAK_MINUTES,
     device: str = "cpu",
 ) -> Detection:
     """What the model and the baselines find in the windows at `window_row` [W]."""
     views = _views(presence, model, features, window_row, device)
-    return _measure(presence, features, views, window_row, truth)
+    stretch = stretches(features.times, pause_minutes)
+    return _measure(presence, features, views, window_row, stretch, truth)
 
 
 def _measure(
@@ -283,13 +325,14 @@ def _measure(
     features: FeatureSet,
     views: WindowViews,
     window_row: Ints,
+    stretch: Ints,
     truth: MoveTruth,
 ) -> Detection:
-    own = find_moves(presence, views, window_row)
-    found = _judged(own, truth, window_row)
-    finders = {
-        MODEL_FINDER: (any_move_inside(own, window_row), found),
-        ALONE_FINDER: (window_probabilities(presence, views), found),
+    own = find_moves(presence, views, window_row, stretch)
+    alone = window_probabilities(presence, views, window_row, stretch)
+    finders: dict[str, tuple[Floats, Judged | None]] = {
+        MODEL_FINDER: (any_move_inside(own, window_row), _judged(own, truth, window_row)),
+        ALONE_FINDER: (alone, None),
     }
 
     likelihood = np.exp(views.told[..., -1].numpy())

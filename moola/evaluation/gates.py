@@ -115,7 +115,9 @@ def _share_gate(
     bound: float,
     test: Evaluation | None,
 ) -> Gate:
+    """The bound is that of two classes; of more, each has a smaller share."""
     value = _smallest_share(validation)
+    bound *= 2 / max(2, len(_judged_classes(validation)))
     return Gate(
         "predicted share of the rarer class (balanced)",
         value,
@@ -125,15 +127,20 @@ def _share_gate(
     )
 
 
-def _smallest_share(evaluation: Evaluation) -> float | None:
-    shares = []
-    for name in evaluation["class_names"]:
-        share = evaluation["metrics"][f"predicted_share[{name}]"]["value"]
-        if share is None:
-            return None
-        shares.append(share)
+def _judged_classes(evaluation: Evaluation) -> list[str]:
+    """Those of which there are labels."""
+    recalls = {name: f"recall[{name}]" for name in evaluation["class_names"]}
+    metrics = evaluation["metrics"]
+    return [name for name, recall in recalls.items() if metrics[recall]["value"] is not None]
 
-    return min(shares)
+
+def _smallest_share(evaluation: Evaluation) -> float | None:
+    shares = [
+        evaluation["metrics"][f"predicted_share[{name}]"]["value"]
+        for name in _judged_classes(evaluation)
+    ]
+    known = [share for share in shares if share is not None]
+    return min(known) if len(known) == len(shares) >= 2 else None
 
 
 def _metric_gate(

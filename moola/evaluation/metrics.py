@@ -292,7 +292,7 @@ def _confusion(
 def _type_metrics(confusion: Floats, class_names: Sequence[str]) -> dict[str, Floats]:
     """F1, precision, recall and balanced share per class from [R, C, C].
 
-    F1 macro is over the classes that occur.
+    F1 macro is over the classes that occur: one that is only predicted costs the others.
     """
     right = np.diagonal(confusion, axis1=1, axis2=2)  # [R, C]
     true = confusion.sum(axis=2)
@@ -306,7 +306,7 @@ def _type_metrics(confusion: Floats, class_names: Sequence[str]) -> dict[str, Fl
         "predicted_share": mean_of_defined(shares),
     }
 
-    metrics = {F1_MACRO: mean_of_defined(f1)}
+    metrics = {F1_MACRO: mean_of_defined(np.where(true > 0, f1, np.nan))}
     for field, values in fields.items():
         for k, name in enumerate(class_names):
             metrics[f"{field}[{name}]"] = values[:, k]

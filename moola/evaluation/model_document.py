@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from moola import WINDOW
 from moola.data.move_truth import NoMoveKind
 from moola.runs.records import Component, Count, InputRun, Record
-from moola.specs import FeatureConfig, ModelConfig
+from moola.specs import SESSION_BREAK_MINUTES, FeatureConfig, ModelConfig
 
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -21,6 +21,7 @@ class PresenceDocument(Record):
     no_moves              where it comes from that a window holds no move
     windows_with_move, windows_without_move
                           on which it was fitted
+    pause_minutes         from one bar to the next, over which no move reaches
     threshold             a move is found at this probability or above; chosen on validation, with
                           this precision and recall there; null where there is no presence model
     reason                why there is none
@@ -29,6 +30,7 @@ class PresenceDocument(Record):
     no_moves: NoMoveKind | None = None
     windows_with_move: Count = 0
     windows_without_move: Count = 0
+    pause_minutes: Annotated[int, Field(ge=2, le=10**9)] = SESSION_BREAK_MINUTES
     threshold: Fraction | None = None
     precision: Fraction | None = None
     recall: Fraction | None = None

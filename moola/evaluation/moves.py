@@ -72,7 +72,8 @@ def merge(sightings: Sightings, window_row: Ints) -> Moves:
     The span with the most probability over all windows comes first (of equals the earlier, then the
     shorter). Its sightings, and those that share a bar with it and whose centre is within HIT_BARS
     of its own, are views of one move; whatever else shares a bar with it is another opinion of the
-    same bars and goes. The type is the views' mean, weighted by their probability.
+    same bars and goes, as does the view of a window that cuts the move off. The type is the views'
+    mean, weighted by their probability.
     """
     kept = sightings.take(sightings.probability >= LEAST_PROBABILITY)
     kept = kept.take(np.lexsort((kept.window_row, kept.last, kept.first)))
@@ -125,12 +126,14 @@ def _summed_up(
     )
 
     for k, (first, last, rows) in enumerate(views):
-        own = _best_of_each_window(sightings.take(rows))
+        seen_from = sightings.window_row[rows]
+        holds = (seen_from > last - WINDOW) & (seen_from <= first)
+        own = _best_of_each_window(sightings.take(rows[holds]))
         low = np.searchsorted(window_row, last - WINDOW + 1)
         high = np.searchsorted(window_row, first, side="right")
 
         moves.n_agree[k] = len(own)
-        moves.n_windows[k] = max(int(high - low), len(own))
+        moves.n_windows[k] = high - low
         moves.probability[k] = own.probability.sum() / moves.n_windows[k]
         moves.types[k] = own.probability @ own.types / own.probability.sum()
         moves.best_window[k] = own.window_row[own.probability.argmax()]

@@ -16,6 +16,7 @@ import pandas as pd
 from moola import PRICES
 from moola.data.series import MINUTE_NS
 from moola.evaluation.style import CSS, RULE
+from moola.text import counted
 
 PAGE_CSS = f"""
 main{{max-width:1500px}}
@@ -77,15 +78,24 @@ def render_moves(
     )
 
 
+def moves_text(moves: pd.DataFrame, threshold: float) -> str:
+    """How many moves were found, in words."""
+    shown = f"{threshold:.2f}"
+    if float(shown) != threshold:
+        shown = f"{threshold:g}"
+    count = "no move" if moves.empty else counted(len(moves), "move")
+    return f"{count} with a probability of {shown} or more"
+
+
 def _summary(
     bars: pd.DataFrame,
     moves: pd.DataFrame,
     threshold: float,
     run_id: str,
 ) -> str:
-    count = "No move" if moves.empty else f"{len(moves):,} moves"
+    text = moves_text(moves, threshold)
     return (
-        f"{count} with a probability of {threshold:.2f} or more in {len(bars):,} bars, "
+        f"{text[0].upper()}{text[1:]} in {len(bars):,} bars, "
         f"{bars.index[0]:%Y-%m-%d %H:%M} to {bars.index[-1]:%Y-%m-%d %H:%M} UTC; "
         f"model of run {escape(run_id)}. The shade of a move is the deeper, the surer it is. "
         "Hollow candles rise, filled ones fall."

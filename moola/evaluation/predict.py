@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moola import PRICES, WINDOW
+from moola.data.pauses import stretches
 from moola.data.windows import WARM_UP, features_of_windows, valid_rows
 from moola.errors import ArtifactError, DataError
 from moola.evaluation.calibration import scale
@@ -125,14 +126,14 @@ def predict_bars(
     every: int,
     on_windows: Callable[[int], None] = no_progress,
 ) -> pd.DataFrame:
-    """Predictions for a window every `every` of `bars` (as `read_bars` gives them).
+    """Predictions for a window every `every` of `bars` (as `read_bars` gives them), and the newest.
 
     Columns: window_start, type, a probability per class (scaled by the temperature),
     expansion_start, expansion_end. Features are made as they were for the model: of the whole
     series, or of each window alone where its labels carried their own bars. `on_windows` is called
     with how many more windows are done.
     """
-    window_row = np.arange(0, len(bars) - WINDOW + 1, every)
+    window_row = window_rows(len(bars), every)
     datasets = _datasets(info, bars, window_row)
     parts = [infer(model, dataset, on_windows=on_windows) for dataset in datasets]
     outputs = ModelOutputs(
@@ -162,19 +163,19 @@ def predict_moves(
     threshold: float | None = None,
     on_windows: Callable[[int], None] = no_progress,
 ) -> pd.DataFrame:
-    """The moves in `bars` that a window every `every` bars shows, in time order.
+    """The moves in `bars` that a window every `every` bars and the newest show, in time order.
 
     Columns: start and end (UTC minutes of the first and the last bar), type, probability (that it
     is a move; at least `threshold`, or what validation chose), probability_of_type, windows_agree,
     windows (that hold it), best_window (UTC minute of its first bar). Raises DataError for a model
-    without a presence model.
+    without a presence model, and for windows so far apart that a move could lie in none.
     """
     chosen = require_presence(loaded)
-    assert loaded.presence is not None
     info = loaded.info
-    # Bars on which the averages have not settled show moves that are none.
-    first_row = 0 if info.own_bars else min(WARM_UP, len(bars) - WINDOW)
-    window_row = np.arange(first_row, len(bars) - WINDOW + 1, every)
+    assert loaded.presence is not None
+    assert info.presence is not None
+    require_dense(every, info)
+    window_row = window_rows(len(bars), every, settled_row(info, len(bars)))
     datasets = _datasets(info, bars, window_row)
     parts = [
         view_windows(
@@ -186,7 +187,8 @@ def predict_moves(
         for dataset in datasets
     ]
 
-    found = find_moves(loaded.presence, joined_views(parts), window_row)
+    stretch = stretches(pd.DatetimeIndex(bars.index), info.presence.pause_minutes)
+    found = find_moves(loaded.presence, joined_views(parts), window_row, stretch)
     found = found.take(found.probability >= (chosen if threshold is None else threshold))
     types = scale(found.types, info.temperature) if len(found) else found.types
     best_type = types.argmax(axis=1)
@@ -203,6 +205,33 @@ def predict_moves(
             "best_window": bars.index[found.best_window],
         }
     )
+
+
+def window_rows(n_bars: int, every: int, first_row: int = 0) -> NDArray[np.int64]:
+    """Of windows from `first_row` on, one every `every` bars, and of the one that ends last."""
+    newest = n_bars - WINDOW
+    return np.unique(np.append(np.arange(first_row, newest + 1, every), newest))
+
+
+def settled_row(info: ModelDocument, n_bars: int) -> int:
+    """Where windows begin for the moves: before, averages that have not settled show some that are
+    none. A series that has no window behind that row is looked at as it is.
+    """
+    return 0 if info.own_bars else min(WARM_UP, n_bars - WINDOW)
+
+
+def most_apart(info: ModelDocument) -> int:
+    """Bars from one window to the next, so that every move lies whole in one."""
+    return WINDOW - info.longest_move + 1
+
+
+def require_dense(every: int, info: ModelDocument) -> None:
+    """Raises DataError for windows so far apart that a move could lie whole in none of them."""
+    if every > most_apart(info):
+        raise DataError(
+            f"every must be at most {most_apart(info)}, got {every}: moves have up to "
+            f"{info.longest_move} bars and must lie whole in a window of {WINDOW}"
+        )
 
 
 def require_presence(loaded: LoadedModel) -> float:
