@@ -95,6 +95,30 @@ def test_a_time_of_the_close_is_offered_as_one(tmp_path: Path) -> None:
     assert_same(load(path, time="bar_end", stamp="close"), shifted)
 
 
+@pytest.mark.parametrize("n_before", [3, 170])
+def test_midnight_may_have_no_time_of_day(n_before: int, tmp_path: Path) -> None:
+    """As R's write.csv leaves it."""
+    frame = few(begin=str(pd.Timestamp("2024-03-05") - pd.Timedelta(minutes=n_before)))
+    rows = [row.replace(" 00:00:00", "") for row in rows_of(frame, "%Y-%m-%d %H:%M:%S")]
+    assert_same(load(write_lines(tmp_path / "bars.csv", HEADER, rows), "UTC"), frame)
+
+    rows = [row.replace(" 00:00,", ",") for row in rows_of(frame, "%m/%d/%Y %H:%M")]
+    path = write_lines(tmp_path / "bars.csv", HEADER, rows)
+    assert_same(load(path, "UTC", name="kibot"), frame)
+
+
+def test_a_date_at_midnight_and_a_time_of_day_are_one_time(tmp_path: Path) -> None:
+    frame = few()
+    rows = rows_of(frame, "%Y-%m-%d 00:00:00,%H:%M:%S")
+    header = "timestamp,time,open,high,low,close,volume"
+    assert_same(load(write_lines(tmp_path / "bars.csv", header, rows), "UTC"), frame)
+
+    times = pd.DatetimeIndex(frame.index).tz_localize(None)
+    table = frame.reset_index(drop=True).assign(date=times.normalize(), time=times.time)
+    table.to_parquet(tmp_path / "bars.parquet")
+    assert_same(load(tmp_path / "bars.parquet", "UTC"), frame)
+
+
 # --- prices ---------------------------------------------------------------------------------------
 
 
@@ -182,6 +206,34 @@ def test_a_footer_is_left_out(tmp_path: Path) -> None:
     footer = ["", "Downloaded from a vendor, 2024-03-05 04:30pm", "3 symbols", "# the end"]
     path = write_lines(tmp_path / "bars.csv", HEADER, rows_of(few()) + footer)
     assert_same(load(path), few())
+
+
+def test_lines_above_the_header_may_be_as_wide(tmp_path: Path) -> None:
+    """As Bloomberg writes, and a spreadsheet that fills lines up."""
+    above = ["Security,NQH4 Index,,,,", "Start Date,04/03/2024,,,,", ",,,,,"]
+    path = write_lines(tmp_path / "bars.csv", None, [*above, HEADER, *rows_of(few())])
+    assert_same(load(path), few())
+
+
+@pytest.mark.parametrize("is_index", [False, True])
+def test_a_name_may_be_missing_at_either_end(is_index: bool, tmp_path: Path) -> None:
+    rows = rows_of(few())
+    wide = [f"{k},{row}" if is_index else f"{row},9" for k, row in enumerate(rows)]
+    assert_same(load(write_lines(tmp_path / "bars.csv", HEADER, wide)), few())
+
+
+def test_a_column_that_is_there_twice_is_chosen_by_its_place(tmp_path: Path) -> None:
+    rows = joined([local(few(), "UTC", ISO), *columns(few()), ["7"] * 300])
+    path = write_lines(tmp_path / "bars.csv", f"{HEADER},Volume", rows)
+    message = refusal(path)
+    assert message.endswith("--set layout.volume=6")
+    np.testing.assert_array_equal(load(path, **pasted(message)).values, truth(few())[1])
+
+
+def test_a_price_with_a_currency_has_no_other_decimal_point(tmp_path: Path) -> None:
+    rows = joined([local(few(), "UTC", ISO), *[['"$18,001.25"'] * 300] * 4])
+    path = write_lines(tmp_path / "bars.csv", "timestamp,open,high,low,close", rows)
+    assert "--set layout.decimal" not in refusal(path)
 
 
 def test_a_header_in_between_must_say_the_same(tmp_path: Path) -> None:

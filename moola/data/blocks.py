@@ -1,5 +1,6 @@
 """What every file of bars comes down to: blocks of UTC times and float64 prices and volume."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def refuse_no_number(
 
     value = column[int(rows[0])].as_py()
     way_out = ""
-    if "," in value:
+    if re.fullmatch(r"[+-]?[\d.]*,\d*", value.strip()):
         way_out = f"; if , is the decimal point: {command(path, decimal=',')}"
     raise DataError(
         f"a price must be a number: {of.label} is {quoted(value)} (row {first_row + rows[0]}, "

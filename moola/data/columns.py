@@ -28,6 +28,7 @@ from moola.errors import DataError
 from moola.text import quoted
 
 MAX_BEFORE_TIME = 4  # columns in which a time is looked for without names: ticker, period, date
+LONGEST_TYPED = 60  # characters of a name in a command
 MAX_LOOKED_AT = 20  # columns whose values are looked at for a time
 
 TimeKind = Literal["moment", "absolute", "date", "clock", "other"]
@@ -221,7 +222,7 @@ def _time_columns(
         column
         for column in columns
         if _time_name(column) in DATE_NAMES and kind_of(column) == "date"
-    ]
+    ] or [column for column in named if kinds[column] == "date"]
     clocks = [
         column
         for column in columns
@@ -244,10 +245,10 @@ def _one_of(whole: Sequence[Column], path: Path) -> Column:
         if _time_name(column) in OPENING_NAMES:
             return column
 
-    names = " and ".join(column.label for column in whole)
+    names = " and ".join(column.label for column in whole)[:300]
     raise DataError(
         f"the time must be in one column, found {names}: choose one ({path.name}): "
-        f"{command(path, time=whole[0].label)}"
+        f"{command(path, time=_pointer(whole[0]))}"
     )
 
 
@@ -320,8 +321,11 @@ def _role(role: str, columns: Sequence[Column], layout: Layout, path: Path) -> C
     for name in ROLE_NAMES[role]:
         matches = [column for column in columns if column.plain == name]
         if len(matches) > 1:
-            names = " and ".join(column.label for column in matches)
-            raise DataError(f"a column must occur once in any case, found {names} ({path.name})")
+            names = " and ".join(column.label for column in matches)[:300]
+            raise DataError(
+                f"a column must occur once in any case, found {names}: choose one by its place "
+                f"({path.name}): {command(path, **{role: str(matches[0].at + 1)})}"
+            )
         if matches:
             return matches[0]
     return None
@@ -434,5 +438,5 @@ def _time_by_values(columns: Sequence[Column], kind_of: Callable[[Column], TimeK
 
 def _pointer(column: Column) -> str:
     """What `_named` finds a column by: its place where its name cannot be typed."""
-    is_typed = bool(column.name) and "\ufffd" not in column.name
+    is_typed = 0 < len(column.name) <= LONGEST_TYPED and "\ufffd" not in column.name
     return column.name if is_typed else str(column.at + 1)

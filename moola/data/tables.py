@@ -4,6 +4,7 @@ written.
 
 import contextlib
 import csv
+import itertools
 import re
 import sys
 from collections import Counter
@@ -19,9 +20,11 @@ import pyarrow.csv
 
 from moola import PRICES
 from moola.data.advice import command
+from moola.data.column_names import DATE_NAMES, ROLE_NAMES, TIME_NAMES
 from moola.data.columns import plain
 from moola.data.containers import HEAD_BYTES, MAX_TEXT_BYTES, Container
 from moola.data.layouts import Layout
+from moola.data.time_values import kind_of_text
 from moola.errors import DataError
 from moola.features.arrays import Flags, Floats
 from moola.specs import NAMED_SEPARATORS
@@ -32,6 +35,8 @@ MAX_COLUMNS = 1_000
 MAX_ROWS = 60_000_000  # a century of minutes has 53 million
 LEAST_COLUMNS = 5  # a time and four prices
 MAX_FOOTER_ROWS = 100
+LEVEL_NAMES = ("ticker", "price")  # of yfinance's header of two lines
+MAX_PREAMBLE = 50  # lines above a header that are as wide as it
 SEPARATOR_NAMES = {mark: name for name, mark in NAMED_SEPARATORS.items()}
 # In this order: a decimal comma makes a file with ; look like one with ,
 SEPARATORS = (";", "\t", "|", ",", " ")
@@ -230,9 +235,24 @@ def _first_full_row(rows: list[list[str]], is_row: list[bool], n_columns: int) -
     # A header may be one short: rows that end in a separator, or row names without a heading.
     is_short = before >= 0 and is_row[before] and len(rows[before]) == n_columns - 1
     if is_short and _is_header(rows[before]) and not _is_header(rows[start]):
-        trailing = rows[start][-1].strip() == ""
+        is_time = kind_of_text(rows[start][:1]) in ("absolute", "moment", "date")
+        begins_alike = is_time and plain(rows[before][0]) in TIME_NAMES
+        trailing = rows[start][-1].strip() == "" or begins_alike
         rows[before] = [*rows[before], ""] if trailing else ["", *rows[before]]
         return before
+    return _named_header(rows, start, n_columns)
+
+
+def _named_header(rows: list[list[str]], start: int, n_columns: int) -> int:
+    """The line of the first header with known names, where those above it have none of them."""
+    if plain(rows[start][0]) in LEVEL_NAMES:
+        return start
+    known = {*TIME_NAMES, *DATE_NAMES, *itertools.chain(*ROLE_NAMES.values())}
+    for line in range(start, min(start + MAX_PREAMBLE, len(rows))):
+        if len(rows[line]) == n_columns and not _is_header(rows[line]):
+            break
+        if sum(1 for name in rows[line] if plain(name) in known) >= len(PRICES):
+            return line
     return start
 
 
@@ -252,11 +272,7 @@ def _header(
     below = rows[1] if len(rows) > 1 and len(rows[1]) == n_columns else [""]
     first_words = {plain(names[0]), plain(below[0])}
 
-    if "ticker" not in first_words or not first_words <= {
-        "ticker",
-        "price",
-        "",
-    }:
+    if "ticker" not in first_words or not first_words <= {*LEVEL_NAMES, ""}:
         return tuple(names), None, 1
 
     tickers = [ticker.strip() for ticker in below]

@@ -17,6 +17,7 @@ from moola.data.time_values import (
     EARLIEST_S,
     EPOCH_UNITS,
     LATEST_S,
+    MIDNIGHT,
     SECOND_NS,
     clock_and_zone,
     read_clock,
@@ -41,7 +42,7 @@ def to_utc_ns(
     """
     first = columns[0]
 
-    if pa.types.is_timestamp(first.type):
+    if pa.types.is_timestamp(first.type) and len(columns) == 1:
         times = _of_timestamps(first)
     elif form.how == "epoch":
         times = _of_epochs(first, first_row, path)
@@ -175,8 +176,13 @@ def _of_text(
 ) -> Ints:
     if len(columns) == 2:
         days, rests = (pc.utf8_trim_whitespace(_text(column)) for column in columns)
+        if form.date_format is None:
+            days = pc.replace_substring_regex(days, MIDNIGHT.pattern, "")
     else:
         days, rests = _split_column(pc.utf8_trim_whitespace(_text(columns[0])))
+        if not form.stated and form.clock_format is None:  # R writes no time of day at midnight
+            is_midnight = pc.and_(pc.equal(rests, ""), pc.not_equal(days, ""))
+            rests = pc.if_else(is_midnight, "00:00", rests)
 
     try:
         day_ns = _mapped(

@@ -47,12 +47,20 @@ COMPACT_CLOCK = re.compile(r"\d{1,6}")
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2})?", re.IGNORECASE)
 # Java writes the zone's name behind its offset: -05:00[America/New_York]
 _NAME_BEHIND = re.compile(r"(?<=.)\[[\w/+-]+\]$")
+MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?$")
 COMPACT_MOMENT = re.compile(r"\d{12}(\d{2})?")
 
 
 def kind_of_text(values: Sequence[str]) -> TimeKind:
-    """What the values of a text column are; "other" where they differ or are no times."""
+    """What the values of a text column are; "other" where they differ or are no times.
+
+    Moments may be dates at midnight, as R writes them. Where all are at midnight they are dates.
+    """
     kinds = {_kind_of_value(value) for value in values[:50]}
+    if kinds == {"moment"} and len(values) > 1 and all(map(MIDNIGHT.search, values)):
+        return "date"
+    if kinds == {"moment", "date"}:
+        return "moment"
     return kinds.pop() if len(kinds) == 1 else "other"
 
 

@@ -19,6 +19,7 @@ from moola.data.time_values import (
     COMPACT_CLOCK,
     COMPACT_DATE,
     COMPACT_MOMENT,
+    MIDNIGHT,
     NAMED_MONTH,
     SHORT_YEAR,
     YEAR_LAST,
@@ -177,6 +178,7 @@ def _shape_of_moments(values: Sequence[str], layout: Layout, path: Path) -> Time
             [value[8:] for value in values],
         )
 
+    rests = [rest for rest in rests if rest]  # midnight may have none
     order = _date_order(days, rests, layout, path, joined=True)
     description = f"{_name_of(days[0], order)} {name_of_clock(clock_and_zone(rests[0])[0])}"
     if " " in values[0]:
@@ -226,6 +228,7 @@ def _shape_of_parts(
 ) -> TimeFormat:
     if kind_of_text(days) != "date":
         raise DataError(_no_time(days, path))
+    days = [MIDNIGHT.sub("", day) for day in days]
 
     clock, zone = clock_and_zone(clocks[0])
     if not clocks or not (CLOCK.fullmatch(clock) or COMPACT_CLOCK.fullmatch(clock)):

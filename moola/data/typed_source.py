@@ -199,7 +199,8 @@ class _Samples:
     def kind_of(self, column: Column) -> TimeKind:
         kind = self.file.schema.field(column.at).type
         if pa.types.is_timestamp(kind):
-            return "moment" if kind.tz is None else "absolute"
+            naive = kind_of_text(self.values(column))
+            return ("date" if naive == "date" else "moment") if kind.tz is None else "absolute"
         if pa.types.is_date(kind):
             return "date"
         if pa.types.is_time(kind):
