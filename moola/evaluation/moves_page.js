@@ -1,6 +1,6 @@
 "use strict";
 // Candles on a canvas: wheel or buttons zoom, dragging and the arrow keys move, a click on a row of
-// the table goes to its move. Bars stand side by side, so that pauses take no room.
+// the table goes to its move. Bars stand side by side: a pause takes no room, and is a dotted line.
 const data = JSON.parse(document.getElementById("data").textContent);
 const canvas = document.getElementById("chart");
 const note = document.getElementById("note");
@@ -55,6 +55,7 @@ function draw() {
   pen.rect(LEFT, 0, width, TOP + height);
   pen.clip();
   moves(x, wide, height, low, high);
+  pauses(x, height, low, high);
   wide > 1.5 ? candles(x, y, wide, low, high) : lines(x, y, low, high, wide);
   pen.restore();
 }
@@ -91,6 +92,17 @@ function moves(x, wide, height, low, high) {
       pen.fillText(`${k + 1}: ${move.probability.toFixed(2)}`, left, TOP - 5);
     }
   });
+}
+
+function pauses(x, height, low, high) {
+  pen.strokeStyle = "#8896a5";
+  pen.lineWidth = 1;
+  pen.setLineDash([2, 4]);
+  for (let i = Math.max(low, 1); i < high; i++) {
+    if (data.minutes[i] - data.minutes[i - 1] < data.pause) continue;
+    pen.beginPath(); pen.moveTo(x(i), TOP); pen.lineTo(x(i), TOP + height); pen.stroke();
+  }
+  pen.setLineDash([]);
 }
 
 function candles(x, y, wide, low, high) {

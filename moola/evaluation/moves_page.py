@@ -16,6 +16,7 @@ import pandas as pd
 from moola import PRICES
 from moola.data.series import MINUTE_NS
 from moola.evaluation.style import CSS, RULE
+from moola.specs import SESSION_BREAK_MINUTES
 from moola.text import counted
 
 PAGE_CSS = f"""
@@ -98,7 +99,7 @@ def _summary(
         f"{text[0].upper()}{text[1:]} in {len(bars):,} bars, "
         f"{bars.index[0]:%Y-%m-%d %H:%M} to {bars.index[-1]:%Y-%m-%d %H:%M} UTC; "
         f"model of run {escape(run_id)}. The shade of a move is the deeper, the surer it is. "
-        "Hollow candles rise, filled ones fall."
+        "Hollow candles rise, filled ones fall; a dotted line is a pause of half an hour or more."
     )
 
 
@@ -135,6 +136,7 @@ def _json(bars: pd.DataFrame, moves: pd.DataFrame) -> str:
     return json.dumps(
         {
             "start": int(minutes[0]),
+            "pause": SESSION_BREAK_MINUTES,
             "minutes": np.asarray(minutes - minutes[0]).tolist(),
             **prices,
             "moves": marks,
