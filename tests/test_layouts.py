@@ -899,8 +899,14 @@ def test_day_and_month_are_never_guessed(form: str, tmp_path: Path) -> None:
 def test_of_two_orders_of_a_date_the_one_that_people_write_so_comes_first(
     mark: str, first: str, tmp_path: Path
 ) -> None:
-    path = times_file(local(few(), "UTC", f"%m{mark}%d{mark}%Y %H:%M"), tmp_path)
+    path = times_file(local(few(100), "UTC", f"%m{mark}%d{mark}%Y %H:%M"), tmp_path)  # of a day
     assert refusal(path, "UTC").endswith(f"--set 'layout.time_format={first} %H:%M'")
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%y-%m-%d", "%d/%m/%y"])
+def test_the_format_by_which_days_follow_each_other_comes_first(form: str, tmp_path: Path) -> None:
+    path = times_file(local(few(), "UTC", f"{form} %H:%M"), tmp_path)  # over midnight
+    assert refusal(path, "UTC").endswith(f"--set 'layout.time_format={form} %H:%M'")
 
 
 def test_a_date_that_fits_one_way_is_asked_about_with_that_way(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -272,6 +273,7 @@ def _date_order(
 
     days = [day for day in days if alike.fullmatch(day)]
     fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
+    fits.sort(key=lambda form: _days_between(days, form))  # bars of one day follow the other's
     clock = f" {name_of_clock(clock_and_zone(rests[0])[0])}" if joined else ""
     formats = [form + clock for form in fits]
     shown = f"{days[0]} {rests[0]}" if rests else days[0]
@@ -300,6 +302,12 @@ def date_formats(day: str) -> list[str]:
     if year == "%y":
         orders.append((year, "%m", "%d"))
     return [mark.join(order) for order in orders]
+
+
+def _days_between(days: Sequence[str], form: str) -> int:
+    """From the first to the last of the days, one after the other."""
+    dates = [datetime.strptime(day, form) for day in dict.fromkeys(days)]
+    return sum(abs((after - before).days) for before, after in pairwise(dates))
 
 
 def reads_as(day: str, form: str) -> bool:
