@@ -95,6 +95,15 @@ def test_a_time_of_the_close_is_offered_as_one(tmp_path: Path) -> None:
     assert_same(load(path, time="bar_end", stamp="close"), shifted)
 
 
+@pytest.mark.parametrize("half", ["{}M", "{}.M.", "{}. M."])
+def test_halves_of_the_day_may_have_dots(half: str, tmp_path: Path) -> None:
+    """05:00 p. m., as in Spanish."""
+    rows = rows_of(few(), "%Y-%m-%d %I:%M %p")
+    for letter in "AP":
+        rows = [row.replace(f"{letter}M", half.format(letter).lower()) for row in rows]
+    assert_same(load(write_lines(tmp_path / "bars.csv", HEADER, rows), "UTC"), few())
+
+
 @pytest.mark.parametrize("n_before", [3, 170])
 def test_midnight_may_have_no_time_of_day(n_before: int, tmp_path: Path) -> None:
     """As R's write.csv leaves it."""

@@ -41,7 +41,7 @@ _MONTHS = [
     "dec",
 ]
 CLOCK = re.compile(
-    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(:(?P<second>\d{2})([.,](?P<fraction>\d{1,9}))?)?(\s*(?P<half>[AaPp][Mm])(?![A-Za-z]))?"
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(:(?P<second>\d{2})([.,](?P<fraction>\d{1,9}))?)?(\s*(?P<half>[AaPp](\.\s?)?[Mm]\.?)(?![A-Za-z]))?"
 )
 COMPACT_CLOCK = re.compile(r"\d{1,6}")
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2})?", re.IGNORECASE)
@@ -189,7 +189,7 @@ def read_clock(value: str, n_digits: int) -> int | None:
     if match["half"]:
         if not 1 <= hour <= 12:
             return None
-        hour = hour % 12 + (12 if match["half"].lower() == "pm" else 0)
+        hour = hour % 12 + (12 if match["half"][0] in "pP" else 0)
 
     fraction = int((match["fraction"] or "0").ljust(9, "0"))
     return _clock_ns(hour, int(match["minute"]), int(match["second"] or 0), fraction)
