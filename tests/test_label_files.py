@@ -285,10 +285,11 @@ def test_leading_zeros_of_a_time_of_day_may_be_lost(tmp_path: Path, lost: str) -
     assert [f"{time:%H:%M}" for time in begins] == ["00:05", "11:40"]
 
 
-def test_an_id_is_no_comment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", ["#", "# ", "#A", "//"])
+def test_an_id_is_no_comment(tmp_path: Path, mark: str) -> None:
     head, *rows = windows_csv().strip().split("\n")
-    lines = [f"window_id,{head}", *(f"#{k},{row}" for k, row in enumerate(rows))]
-    with pytest.raises(DataError, match=r"'#0,.* has all values of a row \(row 0 of my.csv\)"):
+    lines = [f"window_id,{head}", *(f"{mark}{k},{row}" for k, row in enumerate(rows))]
+    with pytest.raises(DataError, match=r"0,.* has all values of a row \(row 0 of my.csv\)"):
         read(written(tmp_path, "\n".join(lines)))
 
     commented = "\n".join([head, "# taken out", f"# {rows[0]}", *rows])

@@ -95,6 +95,23 @@ def test_a_time_of_the_close_is_offered_as_one(tmp_path: Path) -> None:
     assert_same(load(path, time="bar_end", stamp="close"), shifted)
 
 
+@pytest.mark.parametrize(
+    "form", ["%d/%m/%Y %H:%M:%S%z", "%m/%d/%Y %H:%M %z", "%m/%d/%Y %I:%M %p", "%d-%b-%Y %H:%M"]
+)
+def test_the_format_that_is_offered_reads_the_file(form: str, tmp_path: Path) -> None:
+    upper = [row.upper() for row in rows_of(few(), form)]
+    path = write_lines(tmp_path / "bars.csv", HEADER, upper)
+    zone = None if "%z" in form else "UTC"
+    if "%b" in form:
+        assert_same(load(path, zone), few())
+        return
+    assert_same(load(path, zone, **pasted(refusal(path, zone))), few())
+
+    dotted = [row.replace("PM", "p. m.").replace("AM", "a. m.") for row in upper]
+    path = write_lines(tmp_path / "dotted.csv", HEADER, dotted)
+    assert_same(load(path, zone, **pasted(refusal(path, zone))), few())
+
+
 @pytest.mark.parametrize("half", ["{}M", "{}.M.", "{}. M."])
 def test_halves_of_the_day_may_have_dots(half: str, tmp_path: Path) -> None:
     """05:00 p. m., as in Spanish."""
@@ -114,13 +131,24 @@ def test_midnight_may_have_no_time_of_day(n_before: int, tmp_path: Path) -> None
     rows = [row.replace(" 00:00,", ",") for row in rows_of(frame, "%m/%d/%Y %H:%M")]
     path = write_lines(tmp_path / "bars.csv", HEADER, rows)
     assert_same(load(path, "UTC", name="kibot"), frame)
+    assert_same(load(path, "UTC", time_format="%m/%d/%Y %H:%M"), frame)
 
 
-def test_a_date_at_midnight_and_a_time_of_day_are_one_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%Y-%m-%d 00:00:00,%H:%M:%S",
+        "%Y-%m-%dT00:00:00.000Z,%H:%M:%S",
+        "%m/%d/%Y 0:00,%H:%M",
+        "%m/%d/%Y 12:00:00 AM,%H:%M",
+    ],
+)
+def test_a_date_at_midnight_and_a_time_of_day_are_one_time(form: str, tmp_path: Path) -> None:
     frame = few()
-    rows = rows_of(frame, "%Y-%m-%d 00:00:00,%H:%M:%S")
     header = "timestamp,time,open,high,low,close,volume"
-    assert_same(load(write_lines(tmp_path / "bars.csv", header, rows), "UTC"), frame)
+    path = write_lines(tmp_path / "bars.csv", header, rows_of(frame, form))
+    stated = {} if form.startswith("%Y") else {"time_format": "%m/%d/%Y"}
+    assert_same(load(path, "UTC", **stated), frame)
 
     times = pd.DatetimeIndex(frame.index).tz_localize(None)
     table = frame.reset_index(drop=True).assign(date=times.normalize(), time=times.time)
@@ -154,10 +182,14 @@ def test_groups_of_three_are_thousands(mark: str, tmp_path: Path) -> None:
 
 def test_points_are_asked_about_beside_a_decimal_comma(tmp_path: Path) -> None:
     """128.565 is some points of the Ibovespa: its volume shows the decimal comma."""
-    rows = joined([local(few(), "UTC", ISO), *[["128.565"] * 300] * 4, ["25000,00"] * 300], ";")
+    volume = ["25000,00"] * 300
+    rows = joined([local(few(), "UTC", ISO), *[["128.565"] * 300] * 4, volume], ";")
     path = write_lines(tmp_path / "bars.csv", HEADER.replace(",", ";"), rows)
 
     assert refusal(path).endswith("--set layout.decimal=,")
+    rows = joined([local(few(), "UTC", ISO), *[["1.07995"] * 300] * 4, volume], ";")
+    exact = write_lines(tmp_path / "exact.csv", HEADER.replace(",", ";"), rows)
+    assert (load(exact).values[:4] == 1.07995).all()
     assert (load(path, decimal=",").values[:4] == 128565).all()
     assert (load(path, decimal=".").values[:4] == 128.565).all()
 
@@ -212,7 +244,15 @@ def test_comments_do_not_hide_a_row_that_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_footer_is_left_out(tmp_path: Path) -> None:
-    footer = ["", "Downloaded from a vendor, 2024-03-05 04:30pm", "3 symbols", "# the end"]
+    """Also one with numbers; a row has a time as well."""
+    footer = [
+        "Rows,3000,18000.25,17500,1",
+        "Data as of 2024-03-07, 1, 2, 3, 4",
+        "",
+        "Downloaded from a vendor, 2024-03-05 04:30pm",
+        "3 symbols",
+        "# the end",
+    ]
     path = write_lines(tmp_path / "bars.csv", HEADER, rows_of(few()) + footer)
     assert_same(load(path), few())
 
@@ -276,6 +316,29 @@ def test_a_series_that_runs_backwards_keeps_open_and_close(
     assert_same(load(path, "UTC", time_format=form.partition(",")[0]), few())
 
 
+def test_prices_that_hardly_move_are_bars(tmp_path: Path) -> None:
+    """As of a rate that stays where it is."""
+    flat = ["100.0"] * 300
+    rows = joined([local(few(), "UTC", ISO), flat, ["100.005"] * 300, flat, flat, ["1"] * 300])
+    path = write_lines(tmp_path / "bars.csv", None, rows)
+    assert (load(path).values[1] == 100.005).all()
+
+
+def test_what_is_stated_is_not_judged(tmp_path: Path) -> None:
+    frame = few()
+    prices = columns(frame)
+    rows = joined([local(frame, "UTC", ISO), *[prices[at] for at in (3, 1, 2, 0)]])
+    path = write_lines(tmp_path / "bars.csv", None, rows)
+    assert "they look like close, high, low, open" in refusal(path)
+    stated = {"open": "2", "high": "3", "low": "4", "close": "5"}
+    assert (load(path, **stated).values[0] == truth(frame)[1][3]).all()
+
+
+def test_a_count_of_rows_is_no_instrument(tmp_path: Path) -> None:
+    rows = [f"{k},{row}" for k, row in enumerate(rows_of(few()))]
+    assert_same(load(write_lines(tmp_path / "bars.csv", None, rows)), few())
+
+
 def test_a_volume_before_the_prices_is_none_of_them(tmp_path: Path) -> None:
     """As Gate.io writes: time, volume, close, high, low, open."""
     frame = few()
@@ -287,7 +350,9 @@ def test_a_volume_before_the_prices_is_none_of_them(tmp_path: Path) -> None:
     assert "they look like another number, close, high, low, open" in message or (
         "they look like close, high, low, open" in message
     )
-    assert_same(load(path, **pasted(message)), frame)
+    loaded = load(path, **pasted(message))
+    assert_same(loaded, frame)
+    assert len(loaded.values) == 4, "what stands behind the prices is one of them, and no volume"
 
 
 def test_a_stated_time_is_taken_where_none_is_known(tmp_path: Path) -> None:
@@ -332,6 +397,41 @@ def contracts(symbols: list[str], contract: list[str], path: Path) -> Path:
 def test_a_roll_is_seen_in_the_column_that_changes(tmp_path: Path) -> None:
     path = contracts(["NQ"] * 300, ["NQH4"] * 150 + ["NQM4"] * 150, tmp_path / "bars.csv")
     assert [(roll.before, roll.after) for roll in check(path).rolls] == [("NQH4", "NQM4")]
+
+
+@pytest.mark.parametrize(
+    "name", ["CME_MINI:NQ{}", "/NQ{}:XCME", "@NQ{}", "NQ{} Index", "NQ{}.CME", "NQ{}"]
+)
+def test_a_roll_is_seen_however_a_vendor_names_contracts(name: str, tmp_path: Path) -> None:
+    """A roll by volume may flap back for less than an hour."""
+    names = ["H24"] * 200 + ["M24"] * 40 + ["H24"] * 60 + ["M24"] * 300
+    path = contracts(["NQ"] * 600, [name.format(each) for each in names], tmp_path / "bars.csv")
+    assert len(check(path).rolls) == 3
+
+
+def test_names_that_differ_in_their_case_alone_are_told_apart(tmp_path: Path) -> None:
+    """As Binance's streams name a bar's fields: L is the last trade's id, V what buyers took."""
+    header = "t,o,h,l,c,v,L,V"
+    other = ["6000"] * 300
+    rows = joined([local(few(), "UTC", ISO), *columns(few()), other, other])
+    path = write_lines(tmp_path / "bars.csv", header, rows)
+    assert_same(load(path), few())
+    np.testing.assert_array_equal(load(path).values[4], truth(few())[1][4])
+
+
+def test_a_column_with_the_name_of_another_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(few().reset_index(), preserve_index=False)
+    twice = table.append_column("close", table["close"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    message = refusal(tmp_path / "twice.parquet")
+    assert "must have a name of its own" in refusal(tmp_path / "twice.parquet", **pasted(message))
+
+    listed = table.append_column("symbol", pa.array([["NQ"]] * 300))
+    pq.write_table(listed, tmp_path / "listed.parquet")
+    assert "symbol is list<" in refusal(tmp_path / "listed.parquet")
 
 
 @pytest.mark.parametrize("other", ["NQH4-NQM4", "NQM4"])

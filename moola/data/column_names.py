@@ -12,7 +12,8 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "high": "hoch hochst hochstkurs tageshoch",
         "low": "tief tiefst tiefstkurs tagestief",
         "close": "schluss schlusskurs zuletzt letzter",
-        "volume": "volumen stuck stucke",
+        "volume": "stuck stucke volumen",
+        "symbol": "wertpapier kurzel",
     },
     "French": {
         "moment": "horodatage dateheure",
@@ -21,6 +22,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "high": "haut plushaut",
         "low": "bas plusbas",
         "close": "cloture dernier",
+        "symbol": "titre symbole",
     },
     "Spanish": {
         "moment": "fechahora fechayhora",
@@ -31,6 +33,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "low": "minimo bajo",
         "close": "cierre ultimo",
         "volume": "volumen",
+        "symbol": "activo simbolo",
     },
     "Italian": {
         "moment": "dataora",
@@ -40,6 +43,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "high": "massimo",
         "low": "minimo",
         "close": "chiusura ultimo",
+        "symbol": "titolo simbolo",
     },
     "Portuguese": {
         "moment": "datahora dataehora",
@@ -49,6 +53,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "high": "maxima maximo",
         "low": "minima minimo",
         "close": "fechamento fecho ultimo",
+        "symbol": "ativo papel simbolo",
     },
     "Polish": {
         "date": "data",
@@ -58,6 +63,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "low": "najnizszy najnizej",
         "close": "zamkniecie",
         "volume": "wolumen",
+        "symbol": "walor",
     },
 }
 
@@ -158,6 +164,7 @@ SYMBOL_NAMES = (
     "expiration",
     "expirationdate",
     "conid",
+    *_in_other_languages("symbol"),
 )
 INSTRUMENT_ID = "instrumentid"  # Databento's, which may change where a symbol stays
 OPENING_NAMES = (  # of the time at which a bar begins

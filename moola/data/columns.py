@@ -155,14 +155,17 @@ def place_columns(
         )
 
     found = [rest[at] if column is None else column for at, column in enumerate(prices)]
+    other = [column for column in rest[len(PRICES) :] if column not in found]
     symbol = _stated("symbol", columns, layout, path)
-    before = columns[:1] if time[0].at >= 1 else []
+    # A row count, such as pandas writes, is no instrument.
+    is_named = time[0].at >= 1 and kind_of(columns[0]) != "clock"
+    before = columns[:1] if is_named else []
     symbols = tuple(before) if symbol is None else (symbol,)
     _require_symbols(symbols, layout, path)
     return Columns(
         time=time,
         prices=(found[0], found[1], found[2], found[3]),
-        volume=_stated_volume(columns, layout, path) or tuple(rest[4:5]),
+        volume=_stated_volume(columns, layout, path) or tuple(other[:1]),
         symbols=symbols,
         zone=None,
     )
@@ -186,8 +189,8 @@ def _require_symbols(symbols: Sequence[Column], layout: Layout, path: Path) -> N
     if layout.instrument is not None and not symbols:
         raise DataError(
             f"--symbol chooses among the instruments that a column names, and none is known to "
-            f"name {quoted(layout.instrument)}: leave it out, or say which column it is: "
-            f"--set layout.symbol=COLUMN ({path.name})"
+            f"name {quoted(layout.instrument)}: leave it out, give the files of that instrument "
+            f"alone, or say which column it is: --set layout.symbol=COLUMN ({path.name})"
         )
 
 
@@ -307,10 +310,17 @@ def _prices(columns: Sequence[Column], layout: Layout, path: Path) -> list[Colum
     """Open, high, low and close, of one family where it is whole and none is stated."""
     if all(getattr(layout, role) is None for role in PRICES):
         for family in PRICE_FAMILIES:
-            found = [[column for column in columns if column.plain == name] for name in family]
+            found = [_alike(columns, name) for name in family]
             if all(len(alike) == 1 for alike in found):
                 return [alike[0] for alike in found]
     return [_role(role, columns, layout, path) for role in PRICES]
+
+
+def _alike(columns: Sequence[Column], name: str) -> list[Column]:
+    """The columns with a name; of two letters that differ in their case, the one written so."""
+    alike = [column for column in columns if column.plain == name]
+    exact = [column for column in alike if column.name.strip() == name and len(name) == 1]
+    return exact if len(exact) == 1 else alike
 
 
 def _role(role: str, columns: Sequence[Column], layout: Layout, path: Path) -> Column | None:
@@ -319,7 +329,7 @@ def _role(role: str, columns: Sequence[Column], layout: Layout, path: Path) -> C
         return stated
 
     for name in ROLE_NAMES[role]:
-        matches = [column for column in columns if column.plain == name]
+        matches = _alike(columns, name)
         if len(matches) > 1:
             names = " and ".join(column.label for column in matches)[:300]
             raise DataError(

@@ -18,8 +18,9 @@ from moola.data.series_rows import Rows
 from moola.errors import DataError
 from moola.features.arrays import Flags, Ints
 
-# Instruments that follow each other roll; least bars between two changes. Less is a mixture.
+# Instruments that follow each other roll; mean bars between two changes. Less is a mixture.
 MIN_ROLL_BARS = 60
+LEAST_STRETCH = 30  # bars; a roll by volume may flap back for an hour
 # A jump from close to open that many ATR wide, inside a session or over a daily halt, is a roll:
 # EUR/USD has 8, NQ 4; a roll of NQ some 40.
 ROLL_ATR = 15.0
@@ -39,6 +40,10 @@ ALTERNATION_LEAST = 10
 _CONTRACT = re.compile(
     r"(?P<root>[A-Z0-9/]{1,4}?)[ _.-]?([FGHJKMNQUVXZ]\d{1,4}|\d\d-\d\d)(?P<suffix>[.-]\w+)?"
 )
+
+
+# What vendors write around a contract: CME_MINI:NQH2024, /NQH24:XCME, @NQH24, NQH4 Index.
+_AROUND = re.compile(r"^[@/]|^\w+:(?=\w)|:\w+$| (INDEX|COMDTY|CURNCY)$")
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def _is_sequence(
     """Whether instruments follow each other as the contracts of a continuous series do."""
     shares_minute = (times[changes] == times[changes - 1]).any()
     stretches = np.diff(changes)  # the first and the last may be cut short
-    is_mixed = len(times) < MIN_ROLL_BARS * (len(changes) + 1) or (stretches < MIN_ROLL_BARS).any()
+    is_mixed = len(times) < MIN_ROLL_BARS * (len(changes) + 1) or (stretches < LEAST_STRETCH).any()
     if shares_minute or is_mixed:
         return False
     if all(name.replace("-", "").isdigit() for name in column.names):  # ids, or days of expiry
@@ -108,7 +113,7 @@ def _root(name: str) -> str | None:
     """NQ of NQH4, NQZ2023, NQ 03-24, NQH24.CME; None for what is no futures contract, or a spread
     of two.
     """
-    match = _CONTRACT.fullmatch(name.strip().upper())
+    match = _CONTRACT.fullmatch(_AROUND.sub("", name.strip().upper()))
     is_spread = match is not None and _CONTRACT.fullmatch((match["suffix"] or "")[1:])
     return None if match is None or is_spread else match["root"]
 

@@ -39,6 +39,7 @@ MAX_ROWS = 5_000_000
 MAX_COLUMNS = 1000
 
 _NAMES = {plain(name): name for name in COLUMNS} | {"starttime": "start", "endtime": "end"}
+_TIMES = ("windowstart", "start", "end", "starttime", "endtime")  # no ids
 _COMMENTS = ("#", "//")
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -326,8 +327,9 @@ def _refuse_numbered(
     values: Sequence[str], header: Sequence[str] | None, row: int, place: str
 ) -> None:
     """Raises DataError for a row whose first value is an id such as #3: no comment."""
-    is_whole = header is not None and len(values) >= len(header)
-    if is_whole and re.fullmatch(r"#\d+", values[0]):
+    if header is None or plain(header[0]) in _TIMES:
+        return
+    if len(values) >= len(header) and re.fullmatch(r"(#|//)\s*\w{1,20}", values[0]):
         raise DataError(
             f"a line that begins with # is a comment, and {quoted(','.join(values)[:80])} has all "
             f"values of a row (row {row} of {place}): write the id without #, or take it out"

@@ -24,6 +24,7 @@ from moola.data.time_values import (
     read_day,
     read_offset,
     split_moment,
+    undotted,
 )
 from moola.data.times import date_formats, name_of_clock, reads_as
 from moola.errors import DataError
@@ -126,7 +127,8 @@ def _likely_format(values: list[str]) -> str:
     days = [day for day, _ in parts]
     fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
     clock, _ = clock_and_zone(parts[0][1])
-    return " ".join([*fits[:1], *([name_of_clock(clock)] if clock else [])])
+    mark = values[0][len(days[0]) :][:1]  # a blank or T
+    return "".join([*fits[:1], *([mark, name_of_clock(clock)] if clock else [])])
 
 
 def _zone_of_naive(config: LabelConfig, name: str, *, is_needed: bool) -> ZoneInfo | None:
@@ -208,7 +210,7 @@ def _of_number(value: str) -> _Moment | None:
 
 def _of_format(value: str, time_format: str) -> _Moment | None:
     try:
-        return _of_datetime(datetime.strptime(value.strip(), time_format))
+        return _of_datetime(datetime.strptime(undotted(value.strip()), time_format))
     except ValueError:
         return None
 

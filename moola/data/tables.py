@@ -66,6 +66,7 @@ _ARROW_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 _FRACTION = re.compile(r"\d{2,3}'([0-2]\d|3[01])[0257]?")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 BLANKS_OF_THOUSANDS = ("'", " ", "\u00a0", "\u202f")
 
 Decimal = Literal[".", ","]
@@ -325,12 +326,17 @@ class SkippedRows:
 
 
 def _holds_bar(line: str, separator: str) -> bool:
-    """Whether a line has four numbers or more, also where it is cut or quoted otherwise."""
+    """Whether a line has a time and four numbers, also where it is cut or quoted otherwise."""
     first = line.strip().splitlines()[0].replace('"', "")
-    return any(
-        sum(1 for value in first.split(mark) if _NUMBER.fullmatch(value.strip())) >= len(PRICES)
-        for mark in (separator, ";", "\t", "|", ",")
-    )
+    for mark in (separator, ";", "\t", "|", ","):
+        fields = [value.strip() for value in first.split(mark)]
+        numbers = [value for value in fields if _NUMBER.fullmatch(value)]
+        is_timed = fields[0][:1].isdigit() or any(
+            kind_of_text([value]) in ("absolute", "moment", "date") for value in fields[:4]
+        )
+        if is_timed and len(numbers) >= len(PRICES):
+            return True
+    return False
 
 
 def count_rows(container: Container) -> int:
@@ -424,9 +430,12 @@ def find_decimal(
     container: Container,
     table: TextTable,
     prices: list[int],
+    volume: list[int],
     layout: Layout,
 ) -> Decimal:
-    """The decimal point. Raises DataError where 1,085 could be 1085 or 1.085."""
+    """The decimal point of the columns at `prices`; that of a `volume` may contradict it. Raises
+    DataError where 1,085 could be 1085 or 1.085.
+    """
     if layout.decimal is not None:
         return layout.decimal
 
@@ -434,7 +443,7 @@ def find_decimal(
     _refuse_fractions(values, container.path)
     with_comma = [value for value in values if "," in value]
     if not with_comma:
-        _refuse_other_decimal(values, table, prices, container.path)
+        _refuse_other_decimal(values, table, volume, container.path)
         return "."
 
     if any("." in value for value in values):
@@ -448,8 +457,9 @@ def find_decimal(
         likely = "." if table.separator == "," else ","
         raise DataError(
             f"a comma must be a decimal point or a separator of thousands, and {with_comma[0]} "
-            f"could be either: set "
-            f"decimal ({container.path.name}): {command(container.path, decimal=likely)}"
+            f"could be either: set decimal to , for {with_comma[0].replace(',', '.', 1)} or to . "
+            f"for {with_comma[0].replace(',', '')} ({container.path.name}): "
+            f"{command(container.path, decimal=likely)}"
         )
     return ","
 
@@ -460,23 +470,24 @@ def _refuse_fractions(values: list[str], path: Path) -> None:
     if values and all(fractions):
         raise DataError(
             f"a price must be a decimal number, and {values[0]} looks like points and 32nds: write "
-            f"it as one first, such as 110.515625 for 110'165 ({path.name})"
+            f"it as one first, such as 110.515625 for 110'165; if these are thousands "
+            f"({path.name}): "
+            f"{command(path, decimal='.')}"
         )
 
 
 def _refuse_other_decimal(
-    values: list[str], table: TextTable, prices: list[int], path: Path
+    values: list[str], table: TextTable, volume: list[int], path: Path
 ) -> None:
-    """Raises DataError for prices such as 128.565 beside another number such as 25000,00."""
-    others = [
-        value for at in range(table.n_columns) if at not in prices for value in table.column(at)
-    ]
-    commas = [value for value in others if _DECIMAL_COMMA.fullmatch(value)]
+    """Raises DataError for prices such as 128.565 beside a volume such as 25000,00."""
+    volumes = [value for at in volume for value in table.column(at)]
+    commas = [value for value in volumes if _DECIMAL_COMMA.fullmatch(value)]
     points = [value for value in values if "." in value]
-    if commas and points:
+    if commas and points and all(_THOUSANDS.fullmatch(value) for value in points):
         raise DataError(
-            f"a file must write its numbers in one way, and {points[0]} stands beside "
-            f"{commas[0]}: set decimal to . or , ({path.name}): {command(path, decimal=',')}"
+            f"a file must write its numbers in one way, and {points[0]} stands beside a volume of "
+            f"{commas[0]}: set decimal to , for {points[0].replace('.', '')} or to . for "
+            f"{points[0]} ({path.name}): {command(path, decimal=',')}"
         )
 
 

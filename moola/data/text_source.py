@@ -85,8 +85,15 @@ def open_text(container: Container, config: LayoutConfig, timezone: str | None) 
 
     texts = [table.column(column.at) for column in found.time]
     form = find_format(texts, layout, timezone, found.zone, path)
-    decimal = find_decimal(container, table, [column.at for column in found.prices], layout)
-    if table.names is None:
+    decimal = find_decimal(
+        container,
+        table,
+        [column.at for column in found.prices],
+        [column.at for column in found.volume],
+        layout,
+    )
+    are_stated = all(getattr(layout, role) is not None for role in PRICES)
+    if table.names is None and not are_stated:
         _check_order(table, found, form, decimal, path)
 
     scale = layout.price_scale or _fixed_point_scale(columns, table, found)
@@ -317,7 +324,7 @@ def _are_bars(open_: Floats, high: Floats, low: Floats, close: Floats) -> bool:
     precedes = np.nansum(np.abs(close[1:] - open_[:-1]))
     ranges = np.nansum(high - low)
     steps = np.nansum(np.abs(np.diff(close))) + np.nansum(np.abs(close - open_))
-    is_alike = len(close) < LEAST_JUDGED or ranges <= MOST_RANGES * steps
+    is_alike = len(close) < LEAST_JUDGED or steps == 0 or ranges <= MOST_RANGES * steps
     return bool(outside <= 0.1 and follows <= precedes and is_alike)
 
 

@@ -4,6 +4,7 @@ The names of days and minutes repeat, so each is read once per block and not onc
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -176,13 +177,14 @@ def _of_text(
 ) -> Ints:
     if len(columns) == 2:
         days, rests = (pc.utf8_trim_whitespace(_text(column)) for column in columns)
-        if form.date_format is None:
+        if "%H" not in (form.date_format or ""):
             days = pc.replace_substring_regex(days, MIDNIGHT.pattern, "")
     else:
         days, rests = _split_column(pc.utf8_trim_whitespace(_text(columns[0])))
-        if not form.stated and form.clock_format is None:  # R writes no time of day at midnight
+        if not form.stated:  # R writes no time of day at midnight
+            midnight = datetime.min.strftime(form.clock_format or "%H:%M")
             is_midnight = pc.and_(pc.equal(rests, ""), pc.not_equal(days, ""))
-            rests = pc.if_else(is_midnight, "00:00", rests)
+            rests = pc.if_else(is_midnight, midnight, rests)
 
     try:
         day_ns = _mapped(

@@ -47,7 +47,8 @@ COMPACT_CLOCK = re.compile(r"\d{1,6}")
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2})?", re.IGNORECASE)
 # Java writes the zone's name behind its offset: -05:00[America/New_York]
 _NAME_BEHIND = re.compile(r"(?<=.)\[[\w/+-]+\]$")
-MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?$")
+MIDNIGHT = re.compile(r"[ T](0?0:00(:00(\.0+)?)?|12:00(:00)? [Aa][Mm])(Z|[+]00:?00)?$")
+_DOTTED_HALF = re.compile(r"([AaPp])\.\s?([Mm])\.?")
 COMPACT_MOMENT = re.compile(r"\d{12}(\d{2})?")
 
 
@@ -57,7 +58,8 @@ def kind_of_text(values: Sequence[str]) -> TimeKind:
     Moments may be dates at midnight, as R writes them. Where all are at midnight they are dates.
     """
     kinds = {_kind_of_value(value) for value in values[:50]}
-    if kinds == {"moment"} and len(values) > 1 and all(map(MIDNIGHT.search, values)):
+    is_dated = kinds in ({"moment"}, {"absolute"}) and len(values) > 1
+    if is_dated and all(map(MIDNIGHT.search, values)):
         return "date"
     if kinds == {"moment", "date"}:
         return "moment"
@@ -105,9 +107,13 @@ def epoch_unit(value: str) -> str | None:
 
 
 def split_moment(value: str) -> tuple[str, str]:
-    """Date and the rest, at the first blank or T."""
+    """Date and the rest, at the first blank, or T behind a digit."""
     place = next(
-        (at for at, letter in enumerate(value) if letter in " T"),
+        (
+            at
+            for at, letter in enumerate(value)
+            if letter == " " or (letter == "T" and value[:at][-1:].isdigit())
+        ),
         len(value),
     )
     return value[:place], value[place + 1 :].strip()
@@ -195,9 +201,14 @@ def read_clock(value: str, n_digits: int) -> int | None:
     return _clock_ns(hour, int(match["minute"]), int(match["second"] or 0), fraction)
 
 
+def undotted(value: str) -> str:
+    """05:00 p. m. as strptime reads it: 05:00 pm."""
+    return _DOTTED_HALF.sub(r"\1\2", value)
+
+
 def read_clock_as(value: str, clock_format: str) -> int | None:
     try:
-        moment = datetime.strptime(value, clock_format)
+        moment = datetime.strptime(undotted(value), clock_format)
     except ValueError:
         return None
 

@@ -274,7 +274,7 @@ def _date_order(
     days = [day for day in days if alike.fullmatch(day)]
     fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
     fits.sort(key=lambda form: _days_between(days, form))  # bars of one day follow the other's
-    clock = f" {name_of_clock(clock_and_zone(rests[0])[0])}" if joined else ""
+    clock = f" {_name_of_rest(rests[0])}" if joined else ""
     formats = [form + clock for form in fits]
     shown = f"{days[0]} {rests[0]}" if rests else days[0]
 
@@ -297,7 +297,7 @@ def date_formats(day: str) -> list[str]:
     mark = next((letter for letter in day if not letter.isdigit()), "/")
     year = "%Y" if YEAR_LAST.fullmatch(day) else "%y"
     orders = [("%m", "%d", year), ("%d", "%m", year)]
-    if mark == ".":  # of German, Polish and others' dates, which begin with the day
+    if mark in ".-":  # of dates that begin with the day: in Europe, in India
         orders.reverse()
     if year == "%y":
         orders.append((year, "%m", "%d"))
@@ -360,6 +360,14 @@ def _name_of(day: str, order: DateOrder) -> str:
         "dmy": ("%d", "%m", "%Y"),
     }
     return mark.join(parts[order])
+
+
+def _name_of_rest(rest: str) -> str:
+    """The strptime format of a time of day with or without an offset behind it."""
+    clock, zone = clock_and_zone(rest)
+    if not re.fullmatch(r"Z|[+-]\d\d:?\d\d", zone):
+        return name_of_clock(clock)
+    return f"{name_of_clock(clock)}{' ' if ' ' + zone in rest else ''}%z"
 
 
 def name_of_clock(clock: str) -> str:

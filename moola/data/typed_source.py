@@ -42,6 +42,7 @@ from moola.data.typed_files import TypedFile, typed_file
 from moola.errors import DataError
 from moola.features.arrays import Floats
 from moola.specs import LayoutConfig
+from moola.text import quoted
 
 
 def open_typed(container: Container, config: LayoutConfig, timezone: str | None) -> Source:
@@ -55,6 +56,12 @@ def open_typed(container: Container, config: LayoutConfig, timezone: str | None)
 
     index = _time_index(schema, columns)
     found = find_columns(columns, layout, samples.kind_of, path, index)
+    for column in found.symbols:
+        if pa.types.is_nested(schema.field(column.at).type):
+            raise DataError(
+                f"an instrument must be a name or a number, and {column.label} is "
+                f"{schema.field(column.at).type} ({path.name})"
+            )
     for column in found.prices:
         _check_price_type(column, schema.field(column.at).type, path)
 
@@ -108,6 +115,12 @@ class _TypedSource:
     def blocks(self) -> Iterator[Block]:
         names = self.file.schema.names
         used = list(dict.fromkeys(names[column.at] for column in self.columns.used()))
+        repeated = [name for name in used if names.count(name) > 1]
+        if repeated:
+            raise DataError(
+                f"a column that is read must have a name of its own, and {len(repeated)} are there "
+                f"twice: {quoted(repeated[0])}: rename or drop one ({self.path.name})"
+            )
         first_row = 0
 
         with readable(self.path):
@@ -199,8 +212,9 @@ class _Samples:
     def kind_of(self, column: Column) -> TimeKind:
         kind = self.file.schema.field(column.at).type
         if pa.types.is_timestamp(kind):
-            naive = kind_of_text(self.values(column))
-            return ("date" if naive == "date" else "moment") if kind.tz is None else "absolute"
+            if kind_of_text(self.values(column)) == "date":
+                return "date"
+            return "moment" if kind.tz is None else "absolute"
         if pa.types.is_date(kind):
             return "date"
         if pa.types.is_time(kind):
