@@ -123,10 +123,7 @@ def look_at_table(container: Container, layout: Layout) -> TextTable:
 
     for line in range(start):
         if is_row[line] and _holds_bar(lines[line], separator):
-            raise DataError(
-                f"a row must have {n_columns} columns like the others: {quoted(lines[line][:80])} "
-                f"has not (line {line + 1}, {path.name})"
-            )
+            raise DataError(_other_width(lines[line], n_columns, f"line {line + 1}, {path.name}"))
 
     sample = [
         tuple(row)
@@ -319,10 +316,15 @@ class SkippedRows:
             row = number - 1 - first_line - skipped
             is_too_long = len(self.rows) > MAX_FOOTER_ROWS
             if row < n_rows or is_too_long or _holds_bar(text, separator):
-                raise DataError(
-                    f"a row must have {n_columns} columns like the others: {quoted(text[:80])} "
-                    f"has not (row {row}, {container.path.name})"
-                )
+                place = f"row {row}, {container.path.name}"
+                raise DataError(_other_width(text, n_columns, place))
+
+
+def _other_width(line: str, n_columns: int, place: str) -> str:
+    return (
+        f"a row must have {n_columns} columns like the others: {quoted(line[:80])} has not "
+        f"({place}): mend it, or take it out"
+    )
 
 
 def _holds_bar(line: str, separator: str) -> bool:
