@@ -1,5 +1,6 @@
 """Sweeps on Ray: real clusters of real nodes, one of which is killed in the middle."""
 
+import contextlib
 import json
 import os
 import signal
@@ -511,8 +512,10 @@ def test_how_a_run_ended_is_what_its_records_say(nodes: RayNodes, tmp_path: Path
     assert len(attempts_of(store, passing)) == 3
 
 
-def test_a_second_ctrl_c_leaves_a_job_that_does_not_stop(nodes: RayNodes, tmp_path: Path) -> None:
-    """The run is cancelled while its job is still there; another launcher's goes on."""
+def test_a_second_ctrl_c_does_not_wait_for_a_job_that_does_not_stop(
+    nodes: RayNodes, tmp_path: Path
+) -> None:
+    """The run is cancelled, and another launcher's goes on. Ray ends the job, sooner or later."""
     store = open_store(f"file://{tmp_path}/store")
     run_id = submitted_run(store, "small", steps=1, hang=True, is_deaf=True)
     others = attempt_id(1)
@@ -529,11 +532,12 @@ def test_a_second_ctrl_c_leaves_a_job_that_does_not_stop(nodes: RayNodes, tmp_pa
         launcher.send_signal(signal.SIGINT)
         wait_for(lambda: is_asked_to_stop(store, run_id, own), "the request", LONGEST_S)
         assert launcher.poll() is None
+        assert Path(f"/proc/{pid}").exists()
         launcher.send_signal(signal.SIGINT)
         assert ended_small(launcher) == {run_id: 130}
-        assert Path(f"/proc/{pid}").exists()
     finally:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         launcher.kill()
 
     status = read_status(store, run_id, own)
