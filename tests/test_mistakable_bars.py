@@ -355,6 +355,16 @@ def test_a_volume_before_the_prices_is_none_of_them(tmp_path: Path) -> None:
     assert len(loaded.values) == 4, "what stands behind the prices is one of them, and no volume"
 
 
+def test_a_symbol_behind_the_time_is_no_price(tmp_path: Path) -> None:
+    frame = few()
+    rows = joined([local(frame, "UTC", ISO), ["NQH4"] * 300, *columns(frame)])
+    path = write_lines(tmp_path / "bars.csv", None, rows)
+
+    message = refusal(path)
+    assert "they look like open, high, low, close" in message
+    assert_same(load(path, **pasted(message)), frame)
+
+
 def test_a_stated_time_is_taken_where_none_is_known(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "bars.csv", None, rows_of(few(), "%m/%d/%y,%H:%M"))
     fields = {"time": "1+2", "time_format": "%m/%d/%y"}
@@ -428,6 +438,10 @@ def test_a_column_with_the_name_of_another_is_refused_where_it_is_read(tmp_path:
     pq.write_table(twice, tmp_path / "twice.parquet")
     message = refusal(tmp_path / "twice.parquet")
     assert "must have a name of its own" in refusal(tmp_path / "twice.parquet", **pasted(message))
+
+    two_times = table.append_column("timestamp", table["timestamp"])
+    pq.write_table(two_times, tmp_path / "times.parquet")
+    assert "two are called 'timestamp'" in refusal(tmp_path / "times.parquet")
 
     listed = table.append_column("symbol", pa.array([["NQ"]] * 300))
     pq.write_table(listed, tmp_path / "listed.parquet")

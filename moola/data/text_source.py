@@ -292,9 +292,10 @@ def _check_order(
 
     # The order that makes bars of them, where there is one alone: of these four, else of all.
     behind = range(columns.time[-1].at + 1, min(table.n_columns, taken[0] + MAX_TRIED))
-    numbers = {at: numbers_at(at) for at in {*taken, *behind}}
+    numbers = {at: numbers_at(at) for at in sorted({*taken, *behind})}
+    numeric = [at for at in numbers if not np.isnan(numbers[at]).all()]
     orders: list[tuple[int, ...]] = []
-    for tried in (taken, sorted(at for at in numbers if not np.isnan(numbers[at]).all())):
+    for tried in ([at for at in taken if at in numeric], numeric):
         orders = orders or [
             order
             for order in itertools.permutations(tried, len(PRICES))

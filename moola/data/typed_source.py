@@ -115,12 +115,7 @@ class _TypedSource:
     def blocks(self) -> Iterator[Block]:
         names = self.file.schema.names
         used = list(dict.fromkeys(names[column.at] for column in self.columns.used()))
-        repeated = [name for name in used if names.count(name) > 1]
-        if repeated:
-            raise DataError(
-                f"a column that is read must have a name of its own, and {len(repeated)} are there "
-                f"twice: {quoted(repeated[0])}: rename or drop one ({self.path.name})"
-            )
+        _require_once(used, names, self.path)
         first_row = 0
 
         with readable(self.path):
@@ -160,6 +155,16 @@ class _TypedSource:
 
     def _volume(self, column: pa.Array) -> Floats:
         return to_numbers(column, self.decimal)[0] if _is_text(column.type) else _to_float64(column)
+
+
+def _require_once(wanted: Sequence[str], names: Sequence[str], path: Path) -> None:
+    """Raises DataError for a column that shares its name with another."""
+    repeated = [name for name in wanted if names.count(name) > 1]
+    if repeated:
+        raise DataError(
+            f"a column that is read must have a name of its own, and two are called "
+            f"{quoted(repeated[0])}: rename or drop one ({path.name})"
+        )
 
 
 def _column(at: int, name: str) -> Column:
@@ -204,6 +209,7 @@ class _Samples:
     def values(self, column: Column) -> list[str]:
         if column.at not in self.seen:
             name = self.file.schema.names[column.at]
+            _require_once([name], self.file.schema.names, self.container.path)
             batch = next(self.file.batches([name]), None)
             kept = [] if batch is None else batch.column(0).slice(0, 1_000).to_pylist()
             self.seen[column.at] = [str(value).strip() for value in kept if value is not None]
