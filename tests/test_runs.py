@@ -29,6 +29,7 @@ from moola.runs.reading import (
     newest_checkpoint,
     pull_files,
     read_manifest,
+    read_status,
     require_manifest,
     run_state,
 )
@@ -469,6 +470,32 @@ def test_the_newest_checkpoint_is_the_furthest_that_is_whole(
     store.put(f"{folder}/000000012/state", b"13")
     store.delete(f"{folder}/000000011/more")
     assert newest_checkpoint(store, run_id) == (10, {"state": b"10", "more": b""})
+
+
+@pytest.mark.parametrize("place", ["_write_status", "_heartbeat.start"])
+def test_a_signal_while_an_attempt_begins_leaves_its_end(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Between the first status, which others see, and the job's own work."""
+    run_id = submitted_run(store)
+    attempt = Attempt(store, run_id, work=tmp_path)
+    held, _, name = place.rpartition(".")
+    owner = attempt._heartbeat if held else attempt
+    begin = getattr(owner, name)
+
+    def interrupted(*arguments: object) -> None:
+        begin(*arguments)
+        monkeypatch.undo()
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(Stopped), attempt:
+        raise AssertionError("the block is not entered")
+    status = read_status(store, run_id, attempt.attempt_id)
+    assert status is not None
+    assert (status.state, status.exit_code) == ("terminated", 143)
+    with Attempt(store, run_id, work=tmp_path):  # the lock is free
+        pass
 
 
 def test_signals_that_are_held_stop_the_job_at_the_end_of_the_block() -> None:

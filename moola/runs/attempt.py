@@ -108,9 +108,13 @@ class Attempt:
     def __enter__(self) -> Self:
         mark_used(self.work)
         self._lock = lock_run(self.work, self.run_id)
-        self._write_status(RUNNING)
-        log.addHandler(self.log_chunks)
-        self._heartbeat.start()
+        try:
+            self._write_status(RUNNING)
+            log.addHandler(self.log_chunks)
+            self._heartbeat.start()
+        except Stopped as stop:  # others can see the attempt already
+            self.__exit__(Stopped, stop, stop.__traceback__)
+            raise
         return self
 
     def __exit__(

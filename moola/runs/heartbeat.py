@@ -92,7 +92,8 @@ class HeartbeatWriter:
     def stop(self) -> None:
         """Write no more; a beat under way is waited for."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def history(self) -> UsageHistory | None:
         """Use up to now, over all attempts of the run; None before the first heartbeat."""
