@@ -97,11 +97,11 @@ def test_doctor_exits_2_if_something_is_missing(tmp_path: Path) -> None:
 
 def test_a_local_run_is_cancelled_by_a_note_in_the_store(tmp_path: Path) -> None:
     launch = Launcher(tmp_path, f"file://{tmp_path}/store", {"MOOLA_BEAT_S": "0.1"})
-    long = ("--set", "synthetic.start=2015-01-02", "--set", "synthetic.end=2024-12-31")
+    long = ("--set", "synthetic.start=2019-01-02", "--set", "synthetic.end=2025-06-20")
     process = launch.start("precompute", *long)  # it is not done before it is asked to stop
     while not launch.runs() or "running" not in launch("status", launch.runs()[0]):
         assert process.poll() is None
     assert "asked to stop" in launch("cancel", launch.runs()[0])
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     assert '"state": "cancelled"' in launch("status", launch.runs()[0])
