@@ -26,7 +26,7 @@ from moola.data.time_values import (
     split_moment,
     undotted,
 )
-from moola.data.times import date_formats, name_of_clock, reads_as
+from moola.data.times import fitting_formats, name_of_clock
 from moola.errors import DataError
 from moola.specs import LabelConfig
 from moola.text import quoted
@@ -125,7 +125,7 @@ def _likely_format(values: list[str]) -> str:
     if not parts:
         return ""
     days = [day for day, _ in parts]
-    fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
+    fits = fitting_formats(days)
     clock, _ = clock_and_zone(parts[0][1])
     mark = values[0][len(days[0]) :][:1]  # a blank or T
     return "".join([*fits[:1], *([mark, name_of_clock(clock)] if clock else [])])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moola.data.series import MINUTE_NS
-from moola.features.arrays import Flags, Ints
+from moola.features.arrays import Ints
 from moola.specs import SESSION_BREAK_MINUTES
 
 
@@ -27,8 +27,3 @@ def stretches(times: pd.DatetimeIndex, pause: int) -> Ints:
     steps = np.diff(opened, prepend=opened[:1] - MINUTE_NS)
     is_first = (steps >= pause * MINUTE_NS) | (steps <= 0)
     return np.cumsum(is_first)
-
-
-def are_of_one_stretch(stretch: Ints, first: Ints, last: Ints) -> Flags:
-    """Whether spans, by the rows of their first and last bar, reach over no pause."""
-    return np.asarray(stretch[first] == stretch[last])

@@ -272,7 +272,7 @@ def _date_order(
         return layout.date_order
 
     days = [day for day in days if alike.fullmatch(day)]
-    fits = [form for form in date_formats(days[0]) if all(reads_as(day, form) for day in days)]
+    fits = fitting_formats(days)
     fits.sort(key=lambda form: _days_between(days, form))  # bars of one day follow the other's
     clock = f" {_name_of_rest(rests[0])}" if joined else ""
     formats = [form + clock for form in fits]
@@ -292,8 +292,12 @@ def _date_order(
     )
 
 
-def date_formats(day: str) -> list[str]:
-    """The strptime formats that a date such as 03/04/2024 or 03.04.24 may have, likeliest first."""
+def fitting_formats(days: Sequence[str]) -> list[str]:
+    """The strptime formats that fit dates such as 03/04/2024 or 03.04.24, likeliest first."""
+    return [form for form in _candidates(days[0]) if all(_reads(day, form) for day in days)]
+
+
+def _candidates(day: str) -> list[str]:
     mark = next((letter for letter in day if not letter.isdigit()), "/")
     year = "%Y" if YEAR_LAST.fullmatch(day) else "%y"
     orders = [("%m", "%d", year), ("%d", "%m", year)]
@@ -310,8 +314,7 @@ def _days_between(days: Sequence[str], form: str) -> int:
     return sum(abs((after - before).days) for before, after in pairwise(dates))
 
 
-def reads_as(day: str, form: str) -> bool:
-    """Whether a strptime format fits."""
+def _reads(day: str, form: str) -> bool:
     try:
         datetime.strptime(day, form)
     except ValueError:

@@ -14,7 +14,7 @@ from moola import WINDOW
 from moola.data.feature_set import FeatureSet
 from moola.data.markets import MarketRows
 from moola.data.move_truth import NO_MOVE_TEXTS, MoveTruth
-from moola.data.pauses import are_of_one_stretch, pause_over, stretches
+from moola.data.pauses import pause_over, stretches
 from moola.evaluation.arrays import Floats, Ints
 from moola.evaluation.baselines import RUN_BARS
 from moola.evaluation.detection import (
@@ -115,7 +115,7 @@ def _span_probabilities(
     """[W, K] 0 for a span with a pause in it."""
     first = window_row[:, None] + views.start
     last = window_row[:, None] + views.end
-    is_whole = torch.from_numpy(are_of_one_stretch(stretch, first, last))
+    is_whole = torch.from_numpy(stretch[first] == stretch[last])
     span_probs = presence.of_spans(views.descriptors, views.told)
     return torch.where(is_whole, span_probs, torch.zeros_like(span_probs))
 
